@@ -1,0 +1,1 @@
+//! The HTTP surface of Loki: routes, codecs, wording of errors.

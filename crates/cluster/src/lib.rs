@@ -1,0 +1,1 @@
+//! Membership, the ring, replica choice and client pools.

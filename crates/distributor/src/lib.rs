@@ -1,0 +1,1 @@
+//! Validates, limits and hashes pushes and sends them to ingesters.

@@ -1,0 +1,1 @@
+//! Plans queries, cuts them into tasks and merges their results.

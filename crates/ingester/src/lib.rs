@@ -1,0 +1,1 @@
+//! The write-ahead log, segments in memory, and their flush to blocks.

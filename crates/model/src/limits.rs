@@ -1,0 +1,134 @@
+//! Per-tenant limits with Loki's names and defaults.
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::SECOND;
+
+/// The limits of one tenant. Field names, meanings and defaults are those of Loki's `limits_config`; durations are in
+/// nanoseconds and sizes in bytes once the configuration has been read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Sustained ingestion rate in MB (2^20 bytes) per second; 0 refuses everything, as in Loki.
+    pub ingestion_rate_mb: f64,
+    /// Burst above it, in MB (2^20 bytes).
+    pub ingestion_burst_size_mb: f64,
+    /// Longest label name in bytes.
+    pub max_label_name_length: usize,
+    /// Longest label value in bytes.
+    pub max_label_value_length: usize,
+    /// Most labels of a stream, `service_name` not counted if Skald adds it.
+    pub max_label_names_per_series: usize,
+    /// Whether entries older than `reject_old_samples_max_age` are refused.
+    pub reject_old_samples: bool,
+    /// Age limit for `reject_old_samples`, nanoseconds.
+    pub reject_old_samples_max_age: i64,
+    /// How far an entry's time may lie in the future, nanoseconds.
+    pub creation_grace_period: i64,
+    /// Longest line in bytes; 0 is no limit.
+    pub max_line_size: usize,
+    /// Whether longer lines are cut instead of refused.
+    pub max_line_size_truncate: bool,
+    /// Whether structured metadata is accepted.
+    pub allow_structured_metadata: bool,
+    /// Most bytes of structured metadata of an entry.
+    pub max_structured_metadata_size: usize,
+    /// Most pairs of structured metadata of an entry.
+    pub max_structured_metadata_entries_count: usize,
+    /// Most live streams of the tenant over all ingesters; 0 is no limit.
+    pub max_global_streams_per_user: usize,
+    /// Rate of one stream, bytes per second.
+    pub per_stream_rate_limit: usize,
+    /// Burst of one stream, bytes.
+    pub per_stream_rate_limit_burst: usize,
+    /// Labels to take a missing `service_name` from, in order; empty adds no such label.
+    pub discover_service_name: Vec<String>,
+    /// Whether `detected_level` is added as structured metadata.
+    pub discover_log_levels: bool,
+    /// Whether entries may arrive out of order inside the window.
+    pub unordered_writes: bool,
+
+    /// Most entries a log query may ask for.
+    pub max_entries_limit_per_query: usize,
+    /// Longest time range of a query, nanoseconds; 0 is no limit.
+    pub max_query_length: i64,
+    /// How far back queries may look, nanoseconds; 0 is no limit.
+    pub max_query_lookback: i64,
+    /// Longest `[range]`, nanoseconds; 0 is no limit.
+    pub max_query_range: i64,
+    /// Most series of a metric query's answer.
+    pub max_query_series: usize,
+    /// Most tasks of one query at a time.
+    pub max_query_parallelism: usize,
+    /// Most raw bytes one query may read; 0 is no limit.
+    pub max_query_bytes_read: u64,
+    /// Longest run of a query, nanoseconds.
+    pub query_timeout: i64,
+    /// Length of the pieces that metric range queries are cut into, nanoseconds. Above 0, start and end are aligned
+    /// with the step, as in Loki.
+    pub split_queries_by_interval: i64,
+    /// Most stream matchers of a query.
+    pub max_streams_matchers_per_query: usize,
+    /// Whether index/volume is served.
+    pub volume_enabled: bool,
+
+    /// Refuse what Loki refuses (selectors that match everything, log queries with a trailing range), in its words.
+    pub loki_strict: bool,
+}
+
+const MINUTE: i64 = 60 * SECOND;
+const HOUR: i64 = 60 * MINUTE;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ingestion_rate_mb: 4.0,
+            ingestion_burst_size_mb: 6.0,
+            max_label_name_length: 1024,
+            max_label_value_length: 2048,
+            max_label_names_per_series: 15,
+            reject_old_samples: true,
+            reject_old_samples_max_age: 7 * 24 * HOUR,
+            creation_grace_period: 10 * MINUTE,
+            max_line_size: 256 << 10,
+            max_line_size_truncate: false,
+            allow_structured_metadata: true,
+            max_structured_metadata_size: 64 << 10,
+            max_structured_metadata_entries_count: 128,
+            max_global_streams_per_user: 5000,
+            per_stream_rate_limit: 3 << 20,
+            per_stream_rate_limit_burst: 15 << 20,
+            discover_service_name: [
+                "service",
+                "app",
+                "application",
+                "app_name",
+                "name",
+                "app_kubernetes_io_name",
+                "container",
+                "container_name",
+                "k8s_container_name",
+                "component",
+                "workload",
+                "job",
+                "k8s_job_name",
+            ]
+            .map(String::from)
+            .to_vec(),
+            discover_log_levels: true,
+            unordered_writes: true,
+            max_entries_limit_per_query: 5000,
+            max_query_length: 721 * HOUR,
+            max_query_lookback: 0,
+            max_query_range: 0,
+            max_query_series: 500,
+            max_query_parallelism: 32,
+            max_query_bytes_read: 0,
+            query_timeout: MINUTE,
+            split_queries_by_interval: HOUR,
+            max_streams_matchers_per_query: 1000,
+            volume_enabled: true,
+            loki_strict: false,
+        }
+    }
+}

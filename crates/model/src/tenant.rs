@@ -1,0 +1,64 @@
+//! Tenants.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// The longest tenant id in bytes, as in Loki.
+pub const MAX_TENANT_ID_BYTES: usize = 150;
+
+/// A valid tenant id: up to 150 bytes of `0-9A-Za-z!-_.*'()`, neither `.` nor `..`, so it is safe as a folder name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantId(Arc<str>);
+
+impl TenantId {
+    /// Checks `id`; the error has Loki's words.
+    pub fn new(id: &str) -> Result<Self> {
+        if id.is_empty() {
+            return Err(Error::new(crate::Kind::Unauthenticated, "no org id"));
+        }
+        if id.len() > MAX_TENANT_ID_BYTES {
+            return Err(Error::invalid("tenant ID is too long: max 150 characters"));
+        }
+        if id == "." || id == ".." {
+            return Err(Error::invalid("tenant ID is '.' or '..'"));
+        }
+        if let Some(bad) = id.chars().find(|c| !(c.is_ascii_alphanumeric() || "!-_.*'()".contains(*c))) {
+            return Err(Error::invalid(format!("tenant ID '{id}' contains unsupported character '{bad}'")));
+        }
+        Ok(Self(id.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_what_loki_accepts() {
+        for id in ["fake", "team-a", "a.b", "x_(1)!*'", &"a".repeat(150)] {
+            assert!(TenantId::new(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", "a/b", "a|b", "ü", "a b", &"a".repeat(151)] {
+            assert!(TenantId::new(id).is_err(), "{id}");
+        }
+    }
+}

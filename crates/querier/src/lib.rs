@@ -1,0 +1,1 @@
+//! Executes query tasks over blocks.

@@ -1,0 +1,1 @@
+//! Service traits, their messages, and the in-process and gRPC adapters.

@@ -1,0 +1,1 @@
+//! Clock, tasks, telemetry and the HTTP and gRPC server shells.

@@ -1,0 +1,1 @@
+//! The object store stack, blocks (Parquet), tables (Delta Lake) and their caches.
