@@ -19,7 +19,7 @@ pub mod time;
 
 pub use batch::{Batch, BatchStream, EntryRef, Push, PushLabels, PushStream};
 pub use digest::{Digest, EntryHash};
-pub use error::{Error, Kind};
+pub use error::{Error, Kind, Result};
 pub use labels::{Labels, LabelsBuilder, LabelsRef, StreamId};
 pub use limits::Limits;
 pub use line_filter::{LineFilter, LinePredicate};

@@ -1,0 +1,73 @@
+//! The service that keeps what the table does not hold yet.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use skald_model::{Batch, Labels, Result, StreamId, TenantId, TimeRange, Timestamp};
+
+use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
+
+/// A batch of one tenant for one ingester.
+#[derive(Clone, Debug)]
+pub struct IngesterPush {
+    /// Whose entries.
+    pub tenant: TenantId,
+    /// `floor(receive time / epoch length)` by the distributor's clock; retries keep their stamp.
+    pub epoch: i64,
+    /// The entries.
+    pub batch: Arc<Batch>,
+}
+
+/// Which streams an ingester holds that the table does not.
+#[derive(Clone, Debug)]
+pub struct StreamsRequest {
+    /// Whose streams.
+    pub tenant: TenantId,
+    /// The table version that the caller reads beside this; −1 when there is no table.
+    pub version: i64,
+    /// Only streams with entries inside.
+    pub range: TimeRange,
+    /// Only streams that pass one of these selectors, as LogQL text; none passes all.
+    pub selectors: Vec<String>,
+}
+
+/// A stream that an ingester holds entries of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Identity.
+    pub id: StreamId,
+    /// Labels.
+    pub labels: Labels,
+    /// Oldest entry.
+    pub min_ts: Timestamp,
+    /// Newest entry.
+    pub max_ts: Timestamp,
+    /// Entries.
+    pub entries: u64,
+    /// Raw bytes of their lines.
+    pub bytes: u64,
+}
+
+/// Takes entries in durably and answers for them until the table does.
+#[async_trait]
+pub trait Ingester: Send + Sync + 'static {
+    /// Appends a batch. `Ok` means: on the write-ahead log, synced, and visible to queries.
+    ///
+    /// Entries outside the out-of-order window are refused with `Kind::InvalidArgument` after the others were
+    /// stored. Over its memory budget the ingester waits a moment and then says `Kind::LimitExceeded`.
+    async fn push(&self, push: IngesterPush) -> Result<()>;
+
+    /// Runs a log task over what the table does not hold at `task.version`.
+    ///
+    /// `Kind::SnapshotTooOld` when entries that a newer version covers are no longer in memory.
+    async fn query_logs(&self, task: LogTask) -> Result<LogResult>;
+
+    /// Runs a metric task over what the table does not hold at `task.version`; errors as for [`Ingester::query_logs`].
+    async fn query_metric(&self, task: MetricTask) -> Result<MetricResult>;
+
+    /// The streams with entries that the table does not hold at the given version; errors as for [`Ingester::query_logs`].
+    async fn streams(&self, request: StreamsRequest) -> Result<Vec<StreamInfo>>;
+
+    /// Writes what is in memory now (of one tenant or of all) to the table and returns when it is committed.
+    async fn flush(&self, tenant: Option<TenantId>) -> Result<()>;
+}

@@ -1,0 +1,108 @@
+//! The service that runs query tasks over blocks.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use skald_model::{Direction, LogEntry, QueryStats, Result, TenantId, TimeRange};
+
+use crate::ingester::StreamInfo;
+
+/// A block as a task names it: all that is needed to open it without asking the table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BlockRef {
+    /// Path below the tenant's table.
+    pub path: Arc<str>,
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// Where Skald's sections and the footer begin: one range read from here gets them all.
+    pub tail_offset: u64,
+}
+
+/// A log query over some sources.
+#[derive(Clone, Debug)]
+pub struct LogTask {
+    /// Whose data.
+    pub tenant: TenantId,
+    /// The log query as LogQL text.
+    pub query: Arc<str>,
+    /// Entries inside this range.
+    pub range: TimeRange,
+    /// Which end of the range comes first.
+    pub direction: Direction,
+    /// At most this many entries: the first in `direction`.
+    pub limit: usize,
+    /// The table version that the query reads; −1 when there is no table. Ingesters answer for what it does not hold.
+    pub version: i64,
+    /// The blocks to read; empty when the task goes to an ingester.
+    pub blocks: Vec<BlockRef>,
+    /// Raw bytes of lines that the task may still read; over it the task fails naming `max_query_bytes_read`.
+    pub max_bytes: u64,
+}
+
+/// What a log task found.
+#[derive(Clone, Debug, Default)]
+pub struct LogResult {
+    /// The first `limit` entries in the task's direction. Copies of one entry that lie in different sources of the
+    /// task are joined.
+    pub entries: Vec<LogEntry>,
+    /// What it cost.
+    pub stats: QueryStats,
+}
+
+/// A metric query's part over some sources.
+#[derive(Clone, Debug)]
+pub struct MetricTask {
+    /// Whose data.
+    pub tenant: TenantId,
+    /// The metric query as LogQL text.
+    pub query: Arc<str>,
+    /// First evaluation time, nanoseconds.
+    pub start: i64,
+    /// Last evaluation time, nanoseconds, inclusive.
+    pub end: i64,
+    /// Distance of evaluation times in nanoseconds; 0 for an instant query (`start == end`).
+    pub step: i64,
+    /// The table version that the query reads; −1 when there is no table.
+    pub version: i64,
+    /// The blocks to read; empty when the task goes to an ingester.
+    pub blocks: Vec<BlockRef>,
+    /// Only streams whose id modulo `shards.1` is `shards.0`; `(0, 1)` is all.
+    pub shard: (u32, u32),
+    /// Raw bytes of lines that the task may still read.
+    pub max_bytes: u64,
+}
+
+/// Mergeable partial aggregates in the encoding of `skald-logql`.
+#[derive(Clone, Debug, Default)]
+pub struct MetricResult {
+    /// Encoded partial states per range aggregation, series and step.
+    pub partials: bytes::Bytes,
+    /// What it cost.
+    pub stats: QueryStats,
+}
+
+/// Which streams some blocks hold.
+#[derive(Clone, Debug)]
+pub struct BlockStreamsRequest {
+    /// Whose blocks.
+    pub tenant: TenantId,
+    /// The blocks.
+    pub blocks: Vec<BlockRef>,
+    /// Only streams with entries inside.
+    pub range: TimeRange,
+    /// Only streams that pass one of these selectors, as LogQL text; none passes all.
+    pub selectors: Vec<String>,
+}
+
+/// Runs tasks over blocks.
+#[async_trait]
+pub trait Querier: Send + Sync + 'static {
+    /// Runs a log task over `task.blocks`.
+    async fn query_logs(&self, task: LogTask) -> Result<LogResult>;
+
+    /// Runs a metric task over `task.blocks`.
+    async fn query_metric(&self, task: MetricTask) -> Result<MetricResult>;
+
+    /// The streams of some blocks, each once, with what the blocks hold of them taken together.
+    async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>>;
+}
