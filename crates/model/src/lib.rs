@@ -21,7 +21,7 @@ pub use batch::{Batch, BatchStream, EntryRef, Push, PushLabels, PushStream};
 pub use digest::{Digest, EntryHash};
 pub use error::{Error, Kind, Result};
 pub use labels::{Labels, LabelsBuilder, LabelsRef, StreamId};
-pub use limits::Limits;
+pub use limits::{Limits, TenantLimits};
 pub use line_filter::{LineFilter, LinePredicate};
 pub use matcher::{MatchOp, Matcher, Selector};
 pub use result::{EntryLabels, LogEntry, QueryStats};

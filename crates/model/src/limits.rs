@@ -132,3 +132,16 @@ impl Default for Limits {
         }
     }
 }
+
+/// Tells the limits of a tenant, which may change while the process runs.
+pub trait TenantLimits: Send + Sync + 'static {
+    /// The limits of `tenant` now.
+    fn of(&self, tenant: &crate::TenantId) -> std::sync::Arc<Limits>;
+}
+
+/// The same limits for every tenant.
+impl TenantLimits for std::sync::Arc<Limits> {
+    fn of(&self, _: &crate::TenantId) -> std::sync::Arc<Limits> {
+        self.clone()
+    }
+}
