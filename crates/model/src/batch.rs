@@ -68,7 +68,7 @@ impl Entries {
 }
 
 /// The labels of a pushed stream before the distributor has seen them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PushLabels {
     /// As text, `{a="b"}`, still to be parsed.
     Text(Bytes),
@@ -194,7 +194,7 @@ impl Batch {
     }
 
     /// A batch of some of the streams with buffers of its own, for when replicas differ.
-    pub fn select(&self, keep: impl Fn(&BatchStream) -> bool) -> Batch {
+    pub fn select(&self, mut keep: impl FnMut(&BatchStream) -> bool) -> Batch {
         let (mut body, mut metadata, mut refs, mut streams) =
             (BytesMut::new(), BytesMut::new(), Vec::new(), Vec::new());
         for s in self.streams.iter().filter(|s| keep(s)) {
