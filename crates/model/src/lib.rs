@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod digest;
 pub mod error;
+pub mod label_text;
 pub mod labels;
 pub mod limits;
 pub mod line_filter;
