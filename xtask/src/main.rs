@@ -1,2 +1,62 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask COMMAND`.
+//!
+//! Each command is one module. The commands that need a server start the release binary themselves, on free ports
+//! and in a temporary directory, and end only processes that they started.
+
+#![expect(clippy::print_stdout, reason = "a command line tool answers on standard output")]
+
+mod answer;
+mod bench;
+mod conformance;
+mod crash;
+mod push;
+mod python;
+mod random;
+mod server;
+mod table_test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Skald's developer commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compare a server with recorded answers of Loki.
+    Conformance(conformance::Args),
+    /// Kill a server again and again while entries are pushed, and look for lost, doubled and invented ones.
+    CrashTest(crash::Args),
+    /// Compare LogQL answers with SQL over the table, by DuckDB and by the Python package deltalake.
+    TableTest(table_test::Args),
+    /// Run the benchmarks of the hot paths, or with --product the whole-product benchmark.
+    Bench(bench::Args),
+    /// Check the rules of the house: dependency directions, file sizes, words, lints, licences.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let passed = match Cli::parse().command {
+        Command::Conformance(args) => conformance::run(&args),
+        Command::CrashTest(args) => crash::run(&args),
+        Command::TableTest(args) => table_test::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Tidy => tidy::run(),
+    };
+    match passed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
