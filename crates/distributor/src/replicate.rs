@@ -68,3 +68,6 @@ fn part_for(i: usize, batch: &Batch, replicas: &[Vec<usize>]) -> Option<Batch> {
     let mut next = mine.iter();
     Some(batch.select(|_| next.next() == Some(&true)))
 }
+
+#[cfg(test)]
+mod tests;
