@@ -1,0 +1,316 @@
+//! Entries of one tenant in memory: pushed batches by reference, and per stream the rows in order of time.
+//!
+//! A segment holds what a run of log records brought, from its first LSN to its last. Lines are never copied: a row
+//! says which entry of which batch it is. Rows of a stream are sorted by time at insertion, entries of one time keep
+//! the order in which they arrived, and an entry that is there already (same time, line and metadata) is left out.
+
+mod rows;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use skald_model::time::{DAY, day_of};
+use skald_model::{Batch, EntryRef, Labels, LabelsRef, StreamId, TimeRange, Timestamp};
+
+use crate::memory::Reservation;
+use crate::wal::Lsn;
+pub use rows::Row;
+
+/// A logged batch with its share of the memory budget, given back when the last holder lets go.
+#[derive(Debug)]
+pub struct HeldBatch {
+    /// The entries.
+    pub batch: Batch,
+    /// Its place in the log.
+    pub lsn: Lsn,
+    /// The epoch stamp of its push.
+    pub epoch: i64,
+    reservation: Reservation,
+}
+
+/// The batches of a segment; rows point into them.
+#[derive(Clone, Debug, Default)]
+pub struct Batches(Vec<Arc<HeldBatch>>);
+
+/// One stream's entries in a segment.
+#[derive(Clone, Debug)]
+pub struct StreamRows {
+    /// Identity.
+    pub id: StreamId,
+    /// Labels.
+    pub labels: Labels,
+    /// The entries, oldest first. Shared with readers; appending copies it only while one reads.
+    pub rows: Arc<Vec<Row>>,
+    /// Raw bytes of the lines.
+    pub bytes: u64,
+    /// The next stream with the same id and other labels.
+    collision: Option<u32>,
+    ties: rows::Ties,
+}
+
+/// Entries of one tenant from one LSN to another.
+#[derive(Debug, Default)]
+pub struct Segment {
+    batches: Arc<Batches>,
+    streams: Vec<StreamRows>,
+    by_id: FxHashMap<StreamId, u32>,
+    lsns: Option<(Lsn, Lsn)>,
+    epochs: Option<(i64, i64)>,
+    memory_bytes: usize,
+    entries: u64,
+}
+
+/// What an insertion did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inserted {
+    /// Entries that are new.
+    pub entries: u64,
+    /// Raw bytes of their lines.
+    pub bytes: u64,
+    /// Entries that were there already.
+    pub duplicates: u64,
+    /// Streams that the segment did not have before.
+    pub new_streams: usize,
+}
+
+/// One day's rows of one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DayRows {
+    /// Index of the stream in [`Segment::streams`].
+    pub stream: usize,
+    /// Its rows of that day.
+    pub rows: Range<usize>,
+}
+
+impl HeldBatch {
+    /// Takes `batch` without its compressed form, which only the log needs.
+    pub fn new(mut batch: Batch, lsn: Lsn, epoch: i64, reservation: Reservation) -> Self {
+        batch.entries.compressed = None;
+        Self { batch, lsn, epoch, reservation }
+    }
+}
+
+impl Batches {
+    fn entry(&self, row: &Row) -> (&Batch, &EntryRef) {
+        let batch = &self.0[row.batch as usize].batch;
+        (batch, &batch.entries.refs[row.entry as usize])
+    }
+
+    /// The line of `row`.
+    pub fn line(&self, row: &Row) -> &[u8] {
+        let (batch, entry) = self.entry(row);
+        batch.entries.line(entry)
+    }
+
+    /// The line of `row` as a part of the pushed body, without a copy.
+    pub fn line_bytes(&self, row: &Row) -> bytes::Bytes {
+        let (batch, entry) = self.entry(row);
+        let start = entry.line_start as usize;
+        batch.entries.body.slice(start..start + entry.line_len as usize)
+    }
+
+    /// The structured metadata of `row`.
+    pub fn metadata(&self, row: &Row) -> LabelsRef<'_> {
+        let (batch, entry) = self.entry(row);
+        batch.entries.metadata(entry)
+    }
+
+    /// Raw bytes of the line of `row`.
+    pub fn line_len(&self, row: &Row) -> u64 {
+        u64::from(self.entry(row).1.line_len)
+    }
+
+    /// The epoch stamp that `row` came with.
+    pub fn epoch(&self, row: &Row) -> i64 {
+        self.0[row.batch as usize].epoch
+    }
+
+    /// The batch with the given number, as rows count them.
+    pub fn get(&self, batch: u32) -> &HeldBatch {
+        &self.0[batch as usize]
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether two rows of one time are one entry.
+    fn same(&self, a: &Row, b: &Row) -> bool {
+        let ((x, e), (y, f)) = (self.entry(a), self.entry(b));
+        e.line_len == f.line_len
+            && e.metadata_len == f.metadata_len
+            && x.entries.line(e) == y.entries.line(f)
+            && x.entries.metadata(e) == y.entries.metadata(f)
+    }
+}
+
+impl StreamRows {
+    /// The part of the rows that lies in `range`.
+    pub fn range(&self, range: &TimeRange) -> Range<usize> {
+        let start = self.rows.partition_point(|r| r.timestamp < range.start);
+        let end = self.rows.partition_point(|r| r.timestamp < range.end);
+        start..end.max(start)
+    }
+
+    /// Times of the oldest and the newest entry.
+    pub fn bounds(&self) -> Option<(Timestamp, Timestamp)> {
+        Some((self.rows.first()?.timestamp, self.rows.last()?.timestamp))
+    }
+}
+
+impl Segment {
+    /// Adds a batch. Its LSN is above all that came before.
+    pub fn insert(&mut self, held: HeldBatch) -> Inserted {
+        let (lsn, epoch) = (held.lsn, held.epoch);
+        self.lsns = Some((self.lsns.map_or(lsn, |l| l.0), lsn));
+        self.epochs = Some(self.epochs.map_or((epoch, epoch), |e| (e.0.min(epoch), e.1.max(epoch))));
+        let held = Arc::new(held);
+        let number = self.batches.len() as u32;
+        Arc::make_mut(&mut self.batches).0.push(held.clone());
+        let mut inserted = Inserted::default();
+        for pushed in held.batch.streams.iter().filter(|s| !s.entries.is_empty()) {
+            let (at, new) = self.stream(pushed.id, &pushed.labels);
+            let stream = &mut self.streams[at];
+            let rows = pushed.entries.clone().map(|entry| Row {
+                timestamp: held.batch.entries.refs[entry as usize].timestamp,
+                batch: number,
+                entry,
+            });
+            let added = rows::insert(Arc::make_mut(&mut stream.rows), &mut stream.ties, rows, &self.batches);
+            stream.bytes += added.bytes;
+            inserted.entries += added.entries;
+            inserted.bytes += added.bytes;
+            inserted.duplicates += pushed.entries.len() as u64 - added.entries;
+            inserted.new_streams += usize::from(new);
+        }
+        self.entries += inserted.entries;
+        if inserted.entries == 0 {
+            // Nothing points to it.
+            Arc::make_mut(&mut self.batches).0.pop();
+        } else {
+            self.memory_bytes += held.reservation.bytes();
+        }
+        inserted
+    }
+
+    /// The index of the stream, and whether it is new.
+    fn stream(&mut self, id: StreamId, labels: &Labels) -> (usize, bool) {
+        let next = self.streams.len() as u32;
+        let mut at = *self.by_id.entry(id).or_insert(next);
+        while at != next {
+            let stream = &mut self.streams[at as usize];
+            if stream.labels == *labels {
+                return (at as usize, false);
+            }
+            at = *stream.collision.get_or_insert(next);
+        }
+        self.streams.push(StreamRows {
+            id,
+            labels: labels.clone(),
+            rows: Arc::default(),
+            bytes: 0,
+            collision: None,
+            ties: rows::Ties::default(),
+        });
+        (next as usize, true)
+    }
+
+    /// The same entries without those of log records up to `lsn`, which the table turned out to have.
+    pub fn without(&self, lsn: Lsn) -> Segment {
+        let mut rest = Segment::default();
+        let kept = |row: &&Row| self.batches.get(row.batch).lsn > lsn;
+        rest.batches = self.batches.clone();
+        rest.memory_bytes = self.memory_bytes;
+        rest.epochs = self.epochs;
+        rest.lsns = self.lsns.filter(|l| l.1 > lsn).map(|l| (l.0.max(lsn + 1), l.1));
+        for stream in &self.streams {
+            let rows: Vec<Row> = stream.rows.iter().filter(kept).copied().collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let (at, _) = rest.stream(stream.id, &stream.labels);
+            rest.streams[at].bytes = rows.iter().map(|r| self.batches.line_len(r)).sum();
+            rest.entries += rows.len() as u64;
+            rest.streams[at].rows = Arc::new(rows);
+        }
+        rest
+    }
+
+    /// The streams in no order.
+    pub fn streams(&self) -> &[StreamRows] {
+        &self.streams
+    }
+
+    /// The batches that rows point into.
+    pub fn batches(&self) -> &Arc<Batches> {
+        &self.batches
+    }
+
+    /// The first and the last LSN that were inserted, also if all their entries were duplicates.
+    pub fn lsns(&self) -> Option<(Lsn, Lsn)> {
+        self.lsns
+    }
+
+    /// The lowest and the highest epoch stamp.
+    pub fn epochs(&self) -> Option<(i64, i64)> {
+        self.epochs
+    }
+
+    /// Bytes it holds of the memory budget.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// Number of entries.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Whether nothing was ever inserted.
+    pub fn is_empty(&self) -> bool {
+        self.lsns.is_none()
+    }
+
+    /// The rows of each UTC day, streams in the order of blocks: by labels, then id.
+    pub fn days(&self) -> BTreeMap<i32, Vec<DayRows>> {
+        let mut order: Vec<usize> = (0..self.streams.len()).collect();
+        order.sort_unstable_by(|a, b| {
+            let (a, b) = (&self.streams[*a], &self.streams[*b]);
+            a.labels.cmp(&b.labels).then(a.id.cmp(&b.id))
+        });
+        let mut days: BTreeMap<i32, Vec<DayRows>> = BTreeMap::new();
+        for stream in order {
+            let rows = &self.streams[stream].rows;
+            let mut start = 0;
+            while let Some(first) = rows.get(start) {
+                let day = day_of(first.timestamp);
+                let day_end = (i64::from(day) + 1).saturating_mul(DAY);
+                let len = rows[start..].partition_point(|r| r.timestamp < day_end).max(1);
+                days.entry(day).or_default().push(DayRows { stream, rows: start..start + len });
+                start += len;
+            }
+        }
+        days
+    }
+}
+
+/// Bytes of memory that a batch will cost in a segment, roughly: its buffers, its rows with room to grow, and what a
+/// stream costs besides.
+pub fn memory_cost(batch: &Batch) -> usize {
+    const STREAM_BYTES: usize = 256;
+    let compressed = batch.entries.compressed.as_ref().map_or(0, bytes::Bytes::len);
+    let rows = batch.entries.refs.len() * size_of::<Row>() * 3 / 2;
+    let streams: usize = batch.streams.iter().map(|s| STREAM_BYTES + s.labels.packed().len()).sum();
+    batch.entries.memory_bytes() - compressed + rows + streams + size_of::<HeldBatch>()
+}
