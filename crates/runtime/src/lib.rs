@@ -1,7 +1,16 @@
 //! What every process of Skald stands on: clock, tasks, telemetry, and the HTTP and gRPC server shells.
 //!
-//! Services get these handed in; nothing here holds global state but the tracing subscriber.
+//! Services get these handed in; nothing here holds global state but the tracing subscriber and the panic hook.
+//! This crate knows no route, no service and no setting of theirs: it runs what it is given.
 
 pub mod clock;
+pub mod grpc;
+pub mod http;
+pub mod metrics;
+pub mod tasks;
+pub mod telemetry;
+pub mod units;
 
 pub use clock::{Clock, SystemClock};
+pub use tasks::Tasks;
+pub use tokio_util::sync::CancellationToken;
