@@ -111,7 +111,13 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         shared.stop.store(true, Ordering::Relaxed);
         outcome
     });
-    let outcome = outcome.and_then(|server| run.finish(server, store.is_none()));
+    let readers: &[Reader] = match (args.s3, args.faults) {
+        (true, _) => &[],
+        // A torn upload leaves a file that is no Parquet, which only a reader of the log passes over.
+        (false, true) => &[Reader::Deltalake],
+        (false, false) => &[Reader::DuckdbFiles, Reader::Deltalake],
+    };
+    let outcome = outcome.and_then(|server| run.finish(server, readers));
     let passed = match &outcome {
         Ok(()) => true,
         Err(error) => {
@@ -201,7 +207,7 @@ impl Run<'_> {
     }
 
     /// With all pushers ended: reads back from memory, from the table, and by SQL.
-    fn finish(&self, server: Server, local: bool) -> Result<()> {
+    fn finish(&self, server: Server, readers: &[Reader]) -> Result<()> {
         let mut random = Random::new(self.shared.workload.seed, 0xe0d);
         let count = self.check(&mut random)?;
         let pushes = self.shared.pushes.load(Ordering::Relaxed);
@@ -212,9 +218,7 @@ impl Run<'_> {
         server.stop()?;
         let server = self.setup.start()?;
         self.check(&mut random).context("after the last restart")?;
-        if local {
-            self.check_table()?;
-        }
+        self.check_table(readers)?;
         server.stop()
     }
 
@@ -233,7 +237,10 @@ impl Run<'_> {
 
     /// The table as others read it: every acknowledged entry, none that was never sent. Files that no commit names
     /// (uploads that a crash cut off from their commit) may repeat entries for a reader that lists files.
-    fn check_table(&self) -> Result<()> {
+    fn check_table(&self, readers: &[Reader]) -> Result<()> {
+        if readers.is_empty() {
+            return Ok(());
+        }
         if let Some(reason) = python::missing(&["duckdb", "deltalake"]) {
             println!("the table was not read by SQL: {reason} (pip install duckdb deltalake)");
             return Ok(());
@@ -271,7 +278,7 @@ auth_enabled: false
 {storage}ingester:
   flush_interval: 2s
   wal:
-    segment_size: 1MB
+    segment_bytes: 1MB
 limits_config:
   reject_old_samples: false
   discover_log_levels: false

@@ -47,7 +47,7 @@ pub(crate) fn run(shared: &Shared, pusher: usize) -> Result<()> {
     while !shared.stop.load(Ordering::Relaxed) {
         let (parts, body) = next_push(shared, pusher, &mut random)?;
         deliver(shared, &parts, &body, &mut random);
-        sleep(random.millis(0..25));
+        sleep(random.millis(5..60));
     }
     Ok(())
 }
@@ -56,7 +56,7 @@ fn next_push(shared: &Shared, pusher: usize, random: &mut Random) -> Result<(Par
     let mut parts = Parts::new();
     for stream in pusher * STREAMS_PER_PUSHER..(pusher + 1) * STREAMS_PER_PUSHER {
         if random.percent(60) {
-            let count = random.within(1..20) as usize;
+            let count = random.within(1..8) as usize;
             parts.push((stream, shared.ledger.send(stream, count), count));
         }
     }

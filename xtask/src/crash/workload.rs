@@ -6,6 +6,8 @@ use crate::random::{Random, mix};
 /// Streams per pusher.
 pub(crate) const STREAMS_PER_PUSHER: usize = 4;
 
+const WORDS: [&str; 8] = ["order ", "paid\\t", "user-", "failed: ", "€ ", "GET /", "0af7", "\\\"quoted\\\" "];
+
 const MILLISECOND: i64 = 1_000_000;
 /// Distance of the entries of a stream.
 const STEP: i64 = 20 * MILLISECOND;
@@ -43,7 +45,6 @@ impl Workload {
         let mut random = Random::new(self.seed, mix((stream as u64) << 32 | number as u64));
         // One in a thousand is a long line, as stack traces are.
         let words = if random.within(0..1000) == 0 { 2_000 } else { random.within(1..30) };
-        let padding: Vec<String> = (0..words).map(|_| format!("{:x}", random.next() >> 40)).collect();
         let metadata = match random.within(0..4) {
             0 => vec![
                 ("region".to_owned(), ["eu", "us", "ap"][random.within(0..3) as usize].to_owned()),
@@ -51,11 +52,14 @@ impl Workload {
             ],
             _ => Vec::new(),
         };
-        Entry {
-            timestamp: self.timestamp(stream, number),
-            line: format!("id={stream}-{number} run={} text=\"{}\"", self.seed, padding.join(" ")),
-            metadata,
+        let mut line = format!("id={stream}-{number} run={} text=\"", self.seed);
+        for _ in 0..words {
+            let word = random.next() as usize;
+            line.push_str(WORDS[word % WORDS.len()]);
+            line.push(char::from(b'0' + (word >> 8) as u8 % 10));
         }
+        line.push('"');
+        Entry { timestamp: self.timestamp(stream, number), line, metadata }
     }
 
     /// The first timestamp that no entry before `number` of any stream reaches, and the first of all.

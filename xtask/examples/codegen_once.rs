@@ -1,0 +1,5 @@
+#[path = "../src/codegen.rs"]
+mod codegen;
+fn main() {
+    codegen::run().unwrap()
+}
