@@ -1,0 +1,87 @@
+//! Pushes: from a request to [`Distributor::push`](skald_rpc::Distributor::push).
+
+pub mod encoding;
+pub mod json;
+mod metadata;
+pub mod protobuf;
+mod utf8;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use skald_model::{Error, Kind, Push, Timestamp};
+use skald_rpc::Distributor;
+
+use self::encoding::Format;
+use crate::body;
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::tenant::tenant;
+
+/// What an entry without a time has in Loki: Go's zero time, 0001-01-01, which wraps around in 64 bits of nanoseconds
+/// to some day of 1754.
+pub const NO_TIMESTAMP: Timestamp = -6_795_364_578_871_345_152;
+
+/// What the handlers of pushes work with.
+#[derive(Clone)]
+pub(crate) struct PushState {
+    pub(crate) config: Arc<Config>,
+    pub(crate) distributor: Arc<dyn Distributor>,
+}
+
+/// `POST /loki/api/v1/push`
+pub(crate) async fn push_v1(state: State<PushState>, request: Request) -> Result<Response, ApiError> {
+    push(state, request, json::Form::V1).await
+}
+
+/// `POST /api/prom/push`
+pub(crate) async fn push_legacy(state: State<PushState>, request: Request) -> Result<Response, ApiError> {
+    push(state, request, json::Form::Legacy).await
+}
+
+async fn push(
+    State(state): State<PushState>,
+    request: Request,
+    form: json::Form,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let tenant = tenant(&parts.headers, &state.config)?;
+    let body = body::read(&parts.headers, body, state.config.max_recv_msg_size, "max_recv_msg_size").await?;
+    let push = decode(&parts.headers, body, form, state.config.max_decompressed_size)?;
+    if push.streams.is_empty() {
+        return Err(no_streams().into());
+    }
+    state.distributor.push(&tenant, push).await?;
+    Ok(no_content())
+}
+
+/// Decodes the body of a push as its headers say.
+///
+/// # Errors
+/// `InvalidArgument` for what is malformed, `TooLarge` for what is over `limit` bytes when decompressed.
+pub fn decode(headers: &HeaderMap, body: Bytes, form: json::Form, limit: usize) -> Result<Push, Error> {
+    let (format, compression) = encoding::of_headers(headers)?;
+    let message = encoding::inflate(&body, compression, limit)?;
+    match format {
+        Format::Json => json::decode(&message, form),
+        Format::SnappyProtobuf => {
+            let decoded = encoding::unsnap(&message, limit)?;
+            protobuf::decode(decoded, Some(message))
+        }
+    }
+}
+
+/// The refusal of a push without streams.
+pub(crate) fn no_streams() -> Error {
+    Error::new(Kind::Unprocessable, "error at least one valid stream is required for ingestion")
+}
+
+fn no_content() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}

@@ -1,0 +1,181 @@
+//! The routes: which handler answers which path, for the roles that run in this process.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use axum::routing::{MethodRouter, get, post};
+use http::StatusCode;
+use prometheus::Registry;
+use skald_model::TenantLimits;
+use skald_rpc::{Distributor, Ingester, QueryFrontend};
+use skald_runtime::Clock;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
+
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::metrics::{Metrics, Route, observe};
+use crate::push::{self, PushState};
+use crate::query::{self, QueryState};
+use crate::status::{self, FlushState, Node, StatusState};
+
+/// What the HTTP surface stands on. A role that does not run here is `None`, and its routes are not found.
+pub struct ApiDeps {
+    /// Settings.
+    pub config: Config,
+    /// The time for requests that do not name one.
+    pub clock: Arc<dyn Clock>,
+    /// Where the crate's own metrics go and what `/metrics` shows.
+    pub registry: Registry,
+    /// What the process tells about itself.
+    pub node: Arc<dyn Node>,
+    /// The limits of tenants, to be shown.
+    pub limits: Arc<dyn TenantLimits>,
+    /// Takes pushes.
+    pub distributor: Option<Arc<dyn Distributor>>,
+    /// Answers queries.
+    pub frontend: Option<Arc<dyn QueryFrontend>>,
+    /// Flushes on request.
+    pub ingester: Option<Arc<dyn Ingester>>,
+}
+
+/// Answers shorter than this are not worth compressing, in bytes. Loki's threshold.
+const COMPRESS_ABOVE: u16 = 1400;
+
+/// The router over `deps`.
+///
+/// # Errors
+/// When the registry holds metrics of the same names already.
+pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
+    let ApiDeps { config, clock, registry, node, limits, distributor, frontend, ingester } = deps;
+    let config = Arc::new(config);
+    let routes = Routes { router: Router::new(), metrics: Metrics::new(&registry)?, config: config.clone() };
+    let mut routes = with_status(routes, StatusState { config: config.clone(), node, limits, registry });
+    if let Some(distributor) = distributor {
+        routes = with_push(routes, PushState { config: config.clone(), distributor });
+    }
+    if let Some(frontend) = frontend {
+        routes = with_queries(routes, QueryState { config: config.clone(), clock, frontend });
+    }
+    if let Some(ingester) = ingester {
+        routes = with_flush(routes, FlushState { config: config.clone(), ingester });
+    }
+    let mut router = routes.router.fallback(not_found).method_not_allowed_fallback(method_not_allowed);
+    if config.compress_responses {
+        let compression = CompressionLayer::new()
+            .quality(CompressionLevel::Fastest)
+            .compress_when(SizeAbove::new(COMPRESS_ABOVE));
+        router = router.layer(compression);
+    }
+    Ok(router)
+}
+
+fn with_status(routes: Routes, state: StatusState) -> Routes {
+    let s = || state.clone();
+    routes
+        .add("/ready", "ready", get(status::ready).with_state(s()))
+        .add("/metrics", "metrics", get(status::metrics).with_state(s()))
+        .add("/services", "services", get(status::services).with_state(s()))
+        .add("/config", "config", get(status::config).with_state(s()))
+        .add(
+            "/config/tenant/v1/limits",
+            "config_tenant_v1_limits",
+            get(status::tenant_limits).with_state(s()),
+        )
+        .add("/log_level", "log_level", get(status::log_level).post(status::log_level).with_state(s()))
+        .add(
+            "/loki/api/v1/status/buildinfo",
+            "loki_api_v1_status_buildinfo",
+            get(status::build_info).with_state(s()),
+        )
+}
+
+fn with_push(routes: Routes, state: PushState) -> Routes {
+    routes.add("/loki/api/v1/push", "loki_api_v1_push", post(push::push_v1).with_state(state.clone())).add(
+        "/api/prom/push",
+        "api_prom_push",
+        post(push::push_legacy).with_state(state),
+    )
+}
+
+fn with_queries(routes: Routes, state: QueryState) -> Routes {
+    let s = || state.clone();
+    routes
+        .add(
+            "/loki/api/v1/query_range",
+            "loki_api_v1_query_range",
+            get(query::query_range).post(query::query_range).with_state(s()),
+        )
+        .add("/loki/api/v1/query", "loki_api_v1_query", get(query::query).post(query::query).with_state(s()))
+        .add(
+            "/loki/api/v1/labels",
+            "loki_api_v1_labels",
+            get(query::labels).post(query::labels).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/label",
+            "loki_api_v1_label",
+            get(query::labels).post(query::labels).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/label/{name}/values",
+            "loki_api_v1_label_name_values",
+            get(query::label_values).post(query::label_values).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/series",
+            "loki_api_v1_series",
+            get(query::series).post(query::series).with_state(s()),
+        )
+        .add(
+            "/api/prom/query",
+            "api_prom_query",
+            get(query::legacy_query).post(query::legacy_query).with_state(s()),
+        )
+        .add(
+            "/api/prom/label",
+            "api_prom_label",
+            get(query::legacy_labels).post(query::legacy_labels).with_state(s()),
+        )
+        .add(
+            "/api/prom/label/{name}/values",
+            "api_prom_label_name_values",
+            get(query::legacy_label_values).post(query::legacy_label_values).with_state(s()),
+        )
+        .add("/api/prom/series", "api_prom_series", get(query::series).post(query::series).with_state(s()))
+}
+
+fn with_flush(routes: Routes, state: FlushState) -> Routes {
+    routes.add("/flush", "flush", get(status::flush).post(status::flush).with_state(state.clone())).add(
+        "/flush/tenant",
+        "flush_tenant",
+        post(status::flush_tenant).with_state(state),
+    )
+}
+
+/// Collects routes and observes each.
+struct Routes {
+    router: Router,
+    metrics: Metrics,
+    config: Arc<Config>,
+}
+
+impl Routes {
+    /// Adds a route; `name` is Loki's name of it in metrics.
+    fn add(mut self, path: &str, name: &'static str, methods: MethodRouter) -> Self {
+        let route = Route { metrics: self.metrics.clone(), config: self.config.clone(), name };
+        self.router = self.router.route(path, methods.layer(from_fn_with_state(route, observe)));
+        self
+    }
+}
+
+async fn not_found() -> impl IntoResponse {
+    ApiError::new(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+async fn method_not_allowed() -> impl IntoResponse {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+}

@@ -1,0 +1,209 @@
+//! Status and administration: readiness, build, configuration, metrics, log level, flush.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderValue, Method, StatusCode, header};
+use prometheus::{Encoder as _, Registry, TextEncoder};
+use serde_json::{Value, json};
+use skald_model::{TenantId, TenantLimits};
+use skald_rpc::Ingester;
+use skald_runtime::metrics::BuildInfo;
+
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::query::params::Params;
+use crate::tenant::tenant;
+
+/// The version of Loki whose API this is. Grafana turns features on by it.
+pub const LOKI_VERSION: &str = "3.5.0";
+
+/// What the process can tell about itself.
+pub trait Node: Send + Sync + 'static {
+    /// Why it is not ready to serve; `None` when it is.
+    fn unready(&self) -> Option<String>;
+
+    /// The parts that run in it, with their states, such as `("ingester", "Running")`.
+    fn services(&self) -> Vec<(String, String)>;
+
+    /// Its configuration as YAML.
+    fn config(&self, view: ConfigView) -> String;
+
+    /// The level of its log: debug, info, warn or error.
+    fn log_level(&self) -> String;
+
+    /// Sets the level of its log.
+    ///
+    /// # Errors
+    /// When there is no such level, in words for the caller.
+    fn set_log_level(&self, level: &str) -> Result<(), String>;
+
+    /// What it was built from.
+    fn build(&self) -> BuildInfo;
+}
+
+/// Which configuration is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigView {
+    /// The one in effect.
+    Effective,
+    /// The defaults.
+    Defaults,
+    /// What differs from the defaults.
+    Diff,
+}
+
+/// What the handlers of this module work with.
+#[derive(Clone)]
+pub(crate) struct StatusState {
+    pub(crate) config: Arc<Config>,
+    pub(crate) node: Arc<dyn Node>,
+    pub(crate) limits: Arc<dyn TenantLimits>,
+    pub(crate) registry: Registry,
+}
+
+/// `GET /ready`
+pub(crate) async fn ready(State(state): State<StatusState>) -> Response {
+    match state.node.unready() {
+        None => text("ready\n".to_owned()),
+        Some(reason) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
+    }
+}
+
+/// `GET /metrics`
+pub(crate) async fn metrics(State(state): State<StatusState>) -> Result<Response, ApiError> {
+    let encoder = TextEncoder::new();
+    let mut out = Vec::new();
+    encoder.encode(&state.registry.gather(), &mut out).map_err(|e| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to write metrics: {e}"))
+    })?;
+    let mut response = Response::new(Body::from(out));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+/// `GET /services`
+pub(crate) async fn services(State(state): State<StatusState>) -> Response {
+    text(state.node.services().iter().map(|(name, now)| format!("{name} => {now}\n")).collect())
+}
+
+/// `GET /config`
+pub(crate) async fn config(State(state): State<StatusState>, request: Request) -> Result<Response, ApiError> {
+    let (_, params) = Params::read(request).await?;
+    let view = match params.first("mode") {
+        "diff" => ConfigView::Diff,
+        "defaults" => ConfigView::Defaults,
+        _ => ConfigView::Effective,
+    };
+    Ok(yaml(state.node.config(view)))
+}
+
+/// `GET /config/tenant/v1/limits`
+pub(crate) async fn tenant_limits(
+    State(state): State<StatusState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let tenant = tenant(request.headers(), &state.config)?;
+    let limits = serde_json::to_value(&*state.limits.of(&tenant)).map_err(|e| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to write limits: {e}"))
+    })?;
+    // One key a line; JSON's scalars and lists are YAML's too.
+    let fields = limits.as_object().into_iter().flatten();
+    Ok(yaml(fields.map(|(key, value)| format!("{key}: {value}\n")).collect()))
+}
+
+/// `GET /loki/api/v1/status/buildinfo`
+pub(crate) async fn build_info(State(state): State<StatusState>) -> Response {
+    let build = state.node.build();
+    json_value(&json!({
+        "version": LOKI_VERSION,
+        "revision": build.revision,
+        "branch": build.branch,
+        "buildUser": "skald",
+        "buildDate": build.date,
+        "goVersion": "",
+        "skaldVersion": build.version,
+    }))
+}
+
+/// `GET` and `POST /log_level`
+pub(crate) async fn log_level(
+    State(state): State<StatusState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, params) = Params::read(request).await?;
+    if parts.method != Method::POST {
+        let message = format!("Current log level is {}", state.node.log_level());
+        return Ok(json_value(&json!({ "message": message })));
+    }
+    let level = params.first("log_level");
+    Ok(match state.node.set_log_level(level) {
+        Ok(()) => json_value(&json!({ "message": format!("Log level set to {level}"), "status": "success" })),
+        Err(reason) => {
+            let mut response = json_value(&json!({ "message": reason, "status": "failed" }));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            response
+        }
+    })
+}
+
+/// What the handlers of flushes work with.
+#[derive(Clone)]
+pub(crate) struct FlushState {
+    pub(crate) config: Arc<Config>,
+    pub(crate) ingester: Arc<dyn Ingester>,
+}
+
+/// `GET` and `POST /flush`: writes what is in memory to the table, 204 when it is there. With `wait=false` the answer
+/// comes at once, as Loki's does.
+pub(crate) async fn flush(state: State<FlushState>, request: Request) -> Result<Response, ApiError> {
+    run_flush(state, None, request).await
+}
+
+/// `POST /flush/tenant`: the same for the tenant of the request.
+pub(crate) async fn flush_tenant(state: State<FlushState>, request: Request) -> Result<Response, ApiError> {
+    let tenant = tenant(request.headers(), &state.config)?;
+    run_flush(state, Some(tenant), request).await
+}
+
+async fn run_flush(
+    State(state): State<FlushState>,
+    tenant: Option<TenantId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (_, params) = Params::read(request).await?;
+    let ingester = state.ingester;
+    if matches!(params.first("wait"), "false" | "0") {
+        // Nobody waits for it, so whoever reads the log hears of a failure. It may be dropped at shutdown: what it
+        // did not write is on the write-ahead log.
+        tokio::spawn(async move {
+            if let Err(error) = ingester.flush(tenant).await {
+                tracing::warn!(%error, "flush by request failed");
+            }
+        });
+    } else {
+        ingester.flush(tenant).await?;
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn text(body: String) -> Response {
+    with_type(body, "text/plain; charset=utf-8")
+}
+
+fn yaml(body: String) -> Response {
+    with_type(body, "text/yaml; charset=utf-8")
+}
+
+fn json_value(value: &Value) -> Response {
+    with_type(value.to_string(), "application/json")
+}
+
+fn with_type(body: String, kind: &'static str) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
