@@ -22,7 +22,7 @@ const FILES: [&str; 5] = [
 const GENERATED: &str = "crates/rpc/src/gen";
 
 /// Writes the generated code.
-pub fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     let folder = workspace().join(GENERATED);
     fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
     for (name, code) in generate()? {

@@ -7,6 +7,7 @@
 
 mod answer;
 mod bench;
+mod codegen;
 mod conformance;
 mod crash;
 mod push;
@@ -39,6 +40,8 @@ enum Command {
     TableTest(table_test::Args),
     /// Run the benchmarks of the hot paths, or with --product the whole-product benchmark.
     Bench(bench::Args),
+    /// Generate the Rust code of proto/ again.
+    Codegen,
     /// Check the rules of the house: dependency directions, file sizes, words, lints, licences.
     Tidy,
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::CrashTest(args) => crash::run(&args),
         Command::TableTest(args) => table_test::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Codegen => codegen::run().map(|()| true),
         Command::Tidy => tidy::run(),
     };
     match passed {

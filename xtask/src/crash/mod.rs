@@ -277,8 +277,14 @@ fn config(store: Option<&store::Seaweed>) -> String {
 auth_enabled: false
 {storage}ingester:
   flush_interval: 2s
+  flush_grace: 200ms
+  min_flush_bytes: 16KB
+  max_flush_delay: 6s
+  segment_target_bytes: 256KB
+  memory_budget: 64MB
+  max_chunk_age: 240h
   wal:
-    segment_bytes: 1MB
+    segment_bytes: 262144
 limits_config:
   reject_old_samples: false
   discover_log_levels: false
