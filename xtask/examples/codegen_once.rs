@@ -1,5 +1,0 @@
-#[path = "../src/codegen.rs"]
-mod codegen;
-fn main() {
-    codegen::run().unwrap()
-}
