@@ -1,8 +1,36 @@
-//! The write-ahead log, segments in memory, and their flush to blocks.
+//! The ingester: takes entries in durably, shows them at once, and brings them into the table.
+//!
+//! It owns the write-ahead log ([`wal`]), the entries in memory ([`segment`], one growing and some sealed ones per
+//! tenant), and the flush of sealed segments to the tenant's table ([`table`]).
+//!
+//! It promises:
+//! * A push that was acknowledged is on disk (as far as the configuration lets it sync), and is found by every query
+//!   from then on: in memory until the table has it, in the table afterwards, never in both for one table version.
+//! * What it wrote to the table is not written again, also not after a crash in the middle of a commit.
+//! * Its memory stays inside a budget. When flushes can't keep up, pushes wait and are then refused.
+//!
+//! It never decides who owns a stream, never reads blocks, and never deletes what the table holds.
 
+mod config;
+mod core;
+mod flush;
+mod housekeeping;
+mod instance;
+mod log;
 pub mod memory;
 pub mod metrics;
+mod replay;
 #[cfg(test)]
 mod samples;
 pub mod segment;
+mod service;
+pub mod table;
+mod tenant;
 pub mod wal;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use instance::Instance;
+pub use service::{Ingester, StartError, Status};

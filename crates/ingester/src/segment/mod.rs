@@ -156,6 +156,17 @@ impl Batches {
 }
 
 impl StreamRows {
+    fn frozen(&self) -> Self {
+        Self {
+            id: self.id,
+            labels: self.labels.clone(),
+            rows: self.rows.clone(),
+            bytes: self.bytes,
+            collision: self.collision,
+            ties: rows::Ties::default(),
+        }
+    }
+
     /// The part of the rows that lies in `range`.
     pub fn range(&self, range: &TimeRange) -> Range<usize> {
         let start = self.rows.partition_point(|r| r.timestamp < range.start);
@@ -224,6 +235,19 @@ impl Segment {
             ties: rows::Ties::default(),
         });
         (next as usize, true)
+    }
+
+    /// The segment as it is now, for readers.
+    pub fn frozen(&self) -> Segment {
+        Segment {
+            batches: self.batches.clone(),
+            streams: self.streams.iter().map(StreamRows::frozen).collect(),
+            by_id: FxHashMap::default(),
+            lsns: self.lsns,
+            epochs: self.epochs,
+            memory_bytes: self.memory_bytes,
+            entries: self.entries,
+        }
     }
 
     /// The same entries without those of log records up to `lsn`, which the table turned out to have.

@@ -64,10 +64,13 @@ pub struct WalConfig {
     /// process still loses nothing, but a power failure or a crash of the kernel loses acknowledged entries.
     pub fsync: bool,
     /// Bytes of one file of the log. Smaller files are given back sooner and cost a few more file creations.
+    #[serde(with = "skald_runtime::units::bytes")]
     pub segment_bytes: u64,
     /// Bytes of pushes that may wait for the disk; more of them wait before they are taken in.
+    #[serde(with = "skald_runtime::units::bytes")]
     pub queue_bytes: u64,
     /// Above this many bytes of log, tenants that keep the oldest files are flushed out of turn.
+    #[serde(with = "skald_runtime::units::bytes")]
     pub size_target_bytes: u64,
     /// What to do at start about damage that a crash can't explain.
     pub corrupt_action: CorruptAction,
@@ -75,6 +78,7 @@ pub struct WalConfig {
     pub flush_on_shutdown: bool,
     /// While the log is replayed, flush when this many bytes are in memory; never more than three quarters of
     /// `ingester.memory_budget`.
+    #[serde(with = "skald_runtime::units::bytes")]
     pub replay_memory_ceiling: u64,
 }
 

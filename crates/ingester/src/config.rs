@@ -1,0 +1,113 @@
+//! Settings of the ingester.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wal::WalConfig;
+
+/// Settings of the ingester (`ingester`). Names are Loki's where the thing is the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The name of this instance in commits and file names, `0-9A-Za-z._-`. Empty means a random one, kept beside the log.
+    pub instance_id: String,
+    /// The write-ahead log.
+    pub wal: WalConfig,
+    /// Length of an epoch: how long entries are gathered before they are written to the table. More gives fewer, larger
+    /// blocks and needs more memory and log; less makes more of both commits and blocks.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub flush_interval: Duration,
+    /// How long after the end of an epoch its last pushes are waited for.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub flush_grace: Duration,
+    /// A tenant with fewer bytes in memory than this is not worth a file yet and waits for further epochs, up to
+    /// `max_flush_delay`.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub min_flush_bytes: u64,
+    /// The longest that entries of a small tenant stay out of the table. More keeps more of the log on disk.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub max_flush_delay: Duration,
+    /// A tenant's entries are written before the epoch ends once they take this much memory; at most a third of
+    /// `memory_budget`. More gives larger blocks.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub segment_target_bytes: u64,
+    /// Memory for all entries that the table does not hold yet, pushes on their way included. When it is full, pushes
+    /// wait and are then refused with 429.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub memory_budget: u64,
+    /// How long a push waits for memory before it is refused.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub memory_wait: Duration,
+    /// Flushes at a time. Each takes a core and the memory of the blocks it writes.
+    pub concurrent_flushes: usize,
+    /// The longest pause before a failed flush is tried again; pauses grow up to it.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub flush_op_backoff_max: Duration,
+    /// A flush that could not be committed for this long is written anew under another file name, because the vacuum
+    /// might by then take the first file for garbage. Keep it below a quarter of the vacuum's grace.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub flush_abandon_after: Duration,
+    /// Loki's age of a chunk; entries may be up to half of it older than the newest of their stream.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub max_chunk_age: Duration,
+    /// A stream without pushes for this long no longer counts as live, and its newest time is forgotten.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub chunk_idle_period: Duration,
+    /// Most refused entries of a stream that an error lists one by one.
+    pub max_returned_stream_errors: usize,
+    /// Queries over memory at a time; further ones wait. Each may take a core.
+    pub concurrent_queries: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
+        Self {
+            instance_id: String::new(),
+            wal: WalConfig::default(),
+            flush_interval: 5 * MINUTE,
+            flush_grace: Duration::from_secs(10),
+            min_flush_bytes: 1 << 20,
+            max_flush_delay: 30 * MINUTE,
+            segment_target_bytes: 48 << 20,
+            memory_budget: 160 << 20,
+            memory_wait: Duration::from_secs(5),
+            concurrent_flushes: 2,
+            flush_op_backoff_max: Duration::from_secs(30),
+            flush_abandon_after: 24 * 60 * MINUTE,
+            max_chunk_age: 120 * MINUTE,
+            chunk_idle_period: 30 * MINUTE,
+            max_returned_stream_errors: 10,
+            concurrent_queries: 4,
+        }
+    }
+}
+
+impl Config {
+    /// Bytes at which a tenant's segment is sealed early.
+    pub(crate) fn seal_bytes(&self) -> usize {
+        self.segment_target_bytes.min(self.memory_budget / 3) as usize
+    }
+
+    /// Bytes in memory during a replay at which everything is flushed.
+    pub(crate) fn replay_bytes(&self) -> usize {
+        self.wal.replay_memory_ceiling.min(self.memory_budget / 4 * 3) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_read_with_units_and_written_so_that_it_can_be_read() {
+        let text = r#"{"flush_interval":"1m30s","memory_budget":"64MB","wal":{"fsync":false,"corrupt_action":"skip"}}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.flush_interval, Duration::from_secs(90));
+        assert!(!config.wal.fsync);
+        assert!(config.seal_bytes() < config.memory_budget as usize / 2);
+        let again: Config = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+    }
+}

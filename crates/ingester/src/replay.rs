@@ -1,0 +1,128 @@
+//! Bringing the log back into memory at start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use skald_model::{Batch, Error, Result, TenantId};
+use tokio::sync::mpsc;
+
+use crate::core::Core;
+use crate::segment::memory_cost;
+use crate::tenant::SealReason;
+use crate::wal::{Lsn, Record, Replay};
+
+/// Records that are read ahead.
+const AHEAD: usize = 4;
+/// How long to wait for memory before saying so.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Replays the log: what the table has already is left out, the rest goes to memory, and from there to the table as
+/// soon as memory is full.
+pub(crate) async fn replay(core: &Arc<Core>, replay: Replay) -> Result<()> {
+    let started = std::time::Instant::now();
+    let metrics = &core.metrics.wal;
+    metrics.replay_active.set(1);
+    let (sender, mut records) = mpsc::channel(AHEAD);
+    let reader = tokio::task::spawn_blocking(move || read(replay, &sender));
+    let mut committed: FxHashMap<TenantId, Option<Lsn>> = FxHashMap::default();
+    let (mut replayed, mut skipped) = (0u64, 0u64);
+    while let Some(next) = records.recv().await {
+        let (record, batch) = next?;
+        let tenant_committed = match committed.get(&record.tenant) {
+            Some(known) => *known,
+            None => {
+                let standing = core.table.standing(&record.tenant).await;
+                let standing = standing.map_err(|e| {
+                    e.context(&format!("failed to replay the log: the table of tenant {}", record.tenant))
+                })?;
+                core.settle(&core.tenant(&record.tenant), standing);
+                committed.insert(record.tenant.clone(), standing.committed);
+                standing.committed
+            }
+        };
+        if tenant_committed.is_some_and(|lsn| record.lsn <= lsn) {
+            skipped += 1;
+            continue;
+        }
+        insert(core, record, batch).await;
+        replayed += 1;
+    }
+    reader.await.map_err(|e| Error::internal(format!("the reader of the log panicked: {e}")))?;
+    metrics.recovered_records.inc_by(replayed);
+    metrics.replay_active.set(0);
+    metrics.replay_seconds.set(started.elapsed().as_secs_f64());
+    if replayed + skipped > 0 {
+        tracing::info!(replayed, skipped, seconds = started.elapsed().as_secs_f64(), "replayed the log");
+    }
+    Ok(())
+}
+
+/// Reads and decodes records on a thread of its own until the end or an error.
+fn read(mut replay: Replay, sender: &mpsc::Sender<Result<(Record, Batch)>>) {
+    loop {
+        let next = match replay.read_next() {
+            Ok(None) => return,
+            Ok(Some(record)) => decode(&record).map(|batch| (record, batch)),
+            Err(e) => Err(e.into()),
+        };
+        let failed = next.is_err();
+        if sender.blocking_send(next).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn decode(record: &Record) -> Result<Batch> {
+    Batch::decode(&record.batch, &decompress).map_err(|e| {
+        Error::internal(format!(
+            "failed to decode record {} of the write-ahead log, whose checksum is right: {e}; was it written by a newer \
+             version?",
+            record.lsn
+        ))
+    })
+}
+
+/// Decompresses a raw snappy block that must give `len` bytes.
+pub(crate) fn decompress(block: &[u8], len: usize) -> Option<Vec<u8>> {
+    // The length is checked before memory is taken for it.
+    if snap::raw::decompress_len(block).ok()? != len {
+        return None;
+    }
+    snap::raw::Decoder::new().decompress_vec(block).ok()
+}
+
+/// Puts a record into memory, flushing when there is too much in it.
+async fn insert(core: &Arc<Core>, record: Record, mut batch: Batch) {
+    batch.entries.compressed = None;
+    // A budget that was made smaller since must not keep the log from being read.
+    let bytes = memory_cost(&batch).min(core.memory.total());
+    if core.memory.used() + bytes > core.config.replay_bytes() {
+        for tenant in core.all() {
+            core.seal_and_schedule(&tenant, SealReason::Replay);
+        }
+    }
+    let reservation = loop {
+        if let Some(reservation) = core.memory.reserve(bytes, PATIENCE).await {
+            break reservation;
+        }
+        let failing = core.all().into_iter().find_map(|t| t.progress().borrow().error.clone());
+        tracing::warn!(error = failing.map(|e| e.message), "the replay waits for flushes to free memory");
+    };
+    // Nothing else of the record is needed, and the batch may share its buffer.
+    let Record { lsn, tenant, epoch, batch: _encoded } = record;
+    core.replay(&tenant, batch, lsn, epoch, reservation);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_another_length_are_not_decompressed() {
+        let block = snap::raw::Encoder::new().compress_vec(b"hello").unwrap();
+        assert_eq!(decompress(&block, 5).as_deref(), Some(&b"hello"[..]));
+        assert_eq!(decompress(&block, 6), None);
+        assert_eq!(decompress(b"\xff\xff\xff\xff\x7f", 5), None);
+    }
+}

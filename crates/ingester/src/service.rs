@@ -1,0 +1,192 @@
+//! The ingester as a service: start, push, flush, shutdown.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use prometheus::Registry;
+use skald_model::{Error, Result, TenantId, TenantLimits};
+use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
+use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
+use skald_runtime::{Clock, Tasks};
+
+use crate::config::Config;
+use crate::core::{Admitted, Core};
+use crate::instance::Instance;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::table::Table;
+use crate::wal::{self, Wal};
+use crate::{flush, housekeeping, replay};
+
+/// How long a flush or a query may take to notice that the ingester shuts down.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Takes entries in and answers for them until the table does.
+pub struct Ingester {
+    pub(crate) core: Arc<Core>,
+    tasks: Tasks,
+    instance: Instance,
+}
+
+/// Why an ingester can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The write-ahead log can't be opened or read.
+    #[error(transparent)]
+    Wal(#[from] wal::Error),
+    /// What the log holds can't be brought back into memory.
+    #[error(transparent)]
+    Replay(#[from] Error),
+    /// Metrics are registered already.
+    #[error("failed to register the metrics of the ingester: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// How the ingester is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Why pushes are refused, if they are. An ingester in this state is not ready.
+    pub refusing: Option<String>,
+    /// Tenants whose last flush failed, with the reason. Their entries are safe, but memory and log grow.
+    pub failing_flushes: Vec<(TenantId, String)>,
+}
+
+impl Ingester {
+    /// Opens the log, replays it, and starts to take pushes in. `open_table` gets the identity under which flushes are
+    /// committed.
+    pub async fn start(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        limits: Arc<dyn TenantLimits>,
+        registry: &Registry,
+        open_table: impl FnOnce(&Instance) -> Arc<dyn Table>,
+    ) -> std::result::Result<Arc<Self>, StartError> {
+        let metrics = Metrics::new(registry)?;
+        let (instance, log, replay) = open_log(&config, &metrics)?;
+        let table = open_table(&instance);
+        let (core, flushes) = Core::new(config, clock, limits, metrics, log, table);
+        let tasks = Tasks::new();
+        let queue = Arc::new(tokio::sync::Mutex::new(flushes));
+        for n in 0..core.config.concurrent_flushes.max(1) {
+            let (core, queue) = (core.clone(), queue.clone());
+            tasks.spawn(format!("ingester-flush-{n}"), move |token| flush::work(core, queue, token));
+        }
+        let ingester = Arc::new(Self { core, tasks, instance });
+        if let Some(replay) = replay
+            && let Err(e) = replay::replay(&ingester.core, replay).await
+        {
+            ingester.stop().await;
+            return Err(e.into());
+        }
+        let core = ingester.core.clone();
+        ingester.tasks.spawn_every("ingester-housekeeping", housekeeping::period(&core.config), move || {
+            housekeeping::tick(core.clone())
+        });
+        Ok(ingester)
+    }
+
+    /// Who this ingester is in commits and file names.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// How it is, for readiness and status pages.
+    pub fn status(&self) -> Status {
+        let refusing = self.core.refusal().map(|e| e.message);
+        let failing = |t: &Arc<crate::tenant::Tenant>| {
+            let error = t.progress().borrow().error.clone();
+            error.map(|e| (t.id.clone(), e.message))
+        };
+        Status { refusing, failing_flushes: self.core.all().iter().filter_map(failing).collect() }
+    }
+
+    /// Stops: refuses pushes, flushes if the configuration says so (or there is no log), ends its tasks, closes the log.
+    pub async fn shutdown(&self) {
+        self.core.closing.store(true, Ordering::Release);
+        if self.core.config.wal.flush_on_shutdown || self.core.log.wal().is_none() {
+            if let Err(error) = flush::flush_now(&self.core, self.core.all()).await {
+                tracing::error!(%error, "failed to flush at shutdown");
+            }
+        }
+        self.stop().await;
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.tasks.shutdown(SHUTDOWN_DEADLINE).await;
+        let core = self.core.clone();
+        let closed = tokio::task::spawn_blocking(move || core.log.wal().map(Wal::close)).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "closing the log panicked");
+        }
+    }
+
+    /// Refuses stamps that no clock nearly right can have made.
+    fn check_epoch(&self, epoch: i64) -> Result<()> {
+        let interval = i64::try_from(self.core.config.flush_interval.as_nanos()).unwrap_or(i64::MAX).max(1);
+        let own = self.core.clock.now().div_euclid(interval);
+        if epoch.abs_diff(own) > 1 {
+            return Err(Error::unavailable(format!(
+                "push is stamped with epoch {epoch}, but the clock of this ingester is in epoch {own}; check that clocks \
+                 agree and that ingester.flush_interval is the same everywhere"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn open_log(
+    config: &Config,
+    metrics: &Metrics,
+) -> std::result::Result<(Instance, Log, Option<wal::Replay>), wal::Error> {
+    if !config.wal.enabled {
+        tracing::warn!("the write-ahead log is off: a crash loses what was not flushed");
+        return Ok((Instance::without_log(&config.instance_id), Log::Off(AtomicU64::new(1)), None));
+    }
+    let instance = Instance::open(&config.wal.dir, &config.instance_id)?;
+    let (wal, replay) = Wal::open(&config.wal, &metrics.wal)?;
+    Ok((instance, Log::On(wal), Some(replay)))
+}
+
+#[async_trait]
+impl skald_rpc::Ingester for Ingester {
+    async fn push(&self, push: IngesterPush) -> Result<()> {
+        if let Some(refusal) = self.core.refusal() {
+            return Err(refusal);
+        }
+        self.check_epoch(push.epoch)?;
+        let IngesterPush { tenant, epoch, batch } = push;
+        if batch.entries.refs.is_empty() {
+            return Ok(());
+        }
+        let reservation = self.core.reserve(&batch).await?;
+        let record = self.core.log.admit(&tenant, epoch, &batch).await?;
+        let batch = Arc::try_unwrap(batch).unwrap_or_else(|shared| (*shared).clone());
+        let appended = self.core.append(&tenant, Admitted { batch, epoch, reservation, record })?;
+        if let Some(ack) = appended.ack {
+            ack.wait().await?;
+        }
+        appended.refusal.map_or(Ok(()), Err)
+    }
+
+    async fn query_logs(&self, _task: LogTask) -> Result<LogResult> {
+        Err(Error::invalid("log queries over memory are not supported"))
+    }
+
+    async fn query_metric(&self, _task: MetricTask) -> Result<MetricResult> {
+        Err(Error::invalid("metric queries over memory are not supported"))
+    }
+
+    async fn streams(&self, _request: StreamsRequest) -> Result<Vec<StreamInfo>> {
+        Err(Error::invalid("streams"))
+    }
+
+    async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {
+        let tenants = match tenant {
+            Some(id) => self.core.known(&id).into_iter().collect(),
+            None => self.core.all(),
+        };
+        flush::flush_now(&self.core, tenants).await
+    }
+}

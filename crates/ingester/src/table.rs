@@ -1,0 +1,41 @@
+//! What the ingester asks of the table of a tenant.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use skald_model::{Result, TenantId};
+
+use crate::segment::Segment;
+use crate::wal::Lsn;
+
+/// How far the table has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The newest version; −1 while there is no table.
+    pub version: i64,
+    /// All log records of this ingester up to here are in it.
+    pub committed: Option<Lsn>,
+}
+
+/// A segment on its way to the table.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The entries.
+    pub segment: Arc<Segment>,
+    /// Counts the names under which the part was written because earlier ones were given up.
+    pub attempt: u32,
+}
+
+/// Where segments are flushed to.
+#[async_trait]
+pub trait Table: Send + Sync + 'static {
+    /// How far the tenant's table has come; at least as new as when this was called.
+    async fn standing(&self, tenant: &TenantId) -> Result<Standing>;
+
+    /// Writes the part and commits it, with the segment's last LSN as the mark of how far the ingester has come. Returns
+    /// a version that has it.
+    ///
+    /// Calls `committing` before anything that other readers of the table may see; until then nothing has happened.
+    /// After an error the commit may have taken place: [`Table::standing`] tells.
+    async fn commit(&self, tenant: &TenantId, part: &Part, committing: &(dyn Fn() + Sync)) -> Result<i64>;
+}

@@ -1,0 +1,340 @@
+//! One tenant's entries in memory: the segment that grows, and the sealed ones on their way to the table.
+//!
+//! All of it is under one lock, and a push takes its place in the log under the same lock. So segments hold LSNs
+//! without gaps or overlaps, in order, and "everything up to LSN n is in the table" says which segments may go.
+//!
+//! What a query sees is cut at one instant under that lock, for the table version that it reads beside:
+//! * Entries that were released are in the table at `released` and later; older versions are refused.
+//! * A sealed segment whose commit has not begun is in no version of the table.
+//! * While a commit is under way it is in no version up to the one that the commit began on. For later ones the table
+//!   itself has to be asked ([`Cut::Unsettled`]), and what it says counts for everybody.
+
+pub(crate) mod refusal;
+mod window;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use skald_model::{Batch, Error, Kind, Result, TenantId, Timestamp};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::segment::{HeldBatch, Inserted, Segment};
+use crate::table::{Part, Standing};
+use crate::wal::Lsn;
+use window::Window;
+pub(crate) use window::{Checked, Rules};
+
+/// Why a segment was sealed; a label of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SealReason {
+    /// Its epoch has ended.
+    Epoch,
+    /// It has reached its size.
+    Full,
+    /// The memory budget is nearly used up.
+    Memory,
+    /// It keeps too much of the log.
+    Log,
+    /// Somebody asked for a flush.
+    Forced,
+    /// A replay filled the memory.
+    Replay,
+}
+
+impl SealReason {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            SealReason::Epoch => "max_age",
+            SealReason::Full => "full",
+            SealReason::Memory => "memory",
+            SealReason::Log => "log",
+            SealReason::Forced => "forced",
+            SealReason::Replay => "replay",
+        }
+    }
+}
+
+/// How far the flushes of a tenant have come.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    /// The table has everything up to here.
+    pub(crate) covered: Lsn,
+    /// Attempts that failed, ever.
+    pub(crate) failures: u64,
+    /// The last of them, until one succeeds.
+    pub(crate) error: Option<Error>,
+}
+
+/// A tenant.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) id: TenantId,
+    state: Mutex<State>,
+    progress: watch::Sender<Progress>,
+}
+
+/// What is under the tenant's lock.
+#[derive(Debug)]
+pub(crate) struct State {
+    active: Segment,
+    active_since: Timestamp,
+    sealed: VecDeque<Sealed>,
+    window: Window,
+    /// The newest table version at which something was released; `None` while nobody has asked.
+    released: Option<i64>,
+    /// Waits for or is in a flush.
+    scheduled: bool,
+    retry_at: Option<Instant>,
+    /// Failed flushes in a row.
+    failures: u32,
+    used_at: Timestamp,
+    retired: bool,
+}
+
+/// A segment that no longer grows.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) reason: SealReason,
+    /// Streams it had when it was sealed.
+    pub(crate) chunks: usize,
+    /// Bytes it held of the budget when it was sealed.
+    pub(crate) bytes: usize,
+    first_try: Option<Timestamp>,
+    /// The table version that the commit under way began on.
+    committing: Option<i64>,
+}
+
+/// What a query sees of memory.
+#[derive(Debug)]
+pub(crate) enum Cut {
+    /// These segments, older ones first, hold exactly what the table does not at the version asked for.
+    Ready(Vec<Arc<Segment>>),
+    /// Only the table's present standing can tell; see [`State::settle`].
+    Unsettled,
+}
+
+/// What a settlement let go.
+#[derive(Debug, Default)]
+pub(crate) struct Released {
+    pub(crate) segments: Vec<Sealed>,
+    /// Everything up to here is covered, if anything became so.
+    pub(crate) covered: Option<Lsn>,
+}
+
+impl Tenant {
+    pub(crate) fn new(id: TenantId, now: Timestamp) -> Self {
+        let state = State {
+            active: Segment::default(),
+            active_since: now,
+            sealed: VecDeque::new(),
+            window: Window::default(),
+            released: None,
+            scheduled: false,
+            retry_at: None,
+            failures: 0,
+            used_at: now,
+            retired: false,
+        };
+        Self { id, state: Mutex::new(state), progress: watch::Sender::new(Progress::default()) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    pub(crate) fn report_covered(&self, lsn: Lsn) {
+        self.progress.send_modify(|p| {
+            p.covered = p.covered.max(lsn);
+            p.error = None;
+        });
+    }
+
+    pub(crate) fn report_failure(&self, error: Error) {
+        self.progress.send_modify(|p| {
+            p.failures += 1;
+            p.error = Some(error);
+        });
+    }
+}
+
+impl State {
+    /// Whether the tenant was taken out of the map; a new one has to be made.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Checks what is pushed against window and limits.
+    pub(crate) fn check(&mut self, batch: &Batch, rules: &Rules<'_>) -> Checked {
+        self.used_at = rules.now;
+        self.window.check(batch, rules)
+    }
+
+    /// Remembers a replayed batch's times; returns how many streams are new.
+    pub(crate) fn learn(&mut self, batch: &Batch, now: Timestamp) -> usize {
+        self.used_at = now;
+        self.window.learn(batch, now)
+    }
+
+    /// Adds a logged batch.
+    pub(crate) fn insert(&mut self, held: HeldBatch, now: Timestamp) -> Inserted {
+        if self.active.is_empty() {
+            self.active_since = now;
+        }
+        self.active.insert(held)
+    }
+
+    /// Bytes of the segment that grows.
+    pub(crate) fn active_bytes(&self) -> usize {
+        self.active.memory_bytes()
+    }
+
+    /// Since when the growing segment holds something, its lowest epoch, and its bytes; `None` if it is empty.
+    pub(crate) fn active_age(&self) -> Option<(Timestamp, i64, usize)> {
+        self.active.epochs().map(|(lowest, _)| (self.active_since, lowest, self.active.memory_bytes()))
+    }
+
+    /// Seals the growing segment. Returns its bytes, or `None` if there is nothing in it.
+    pub(crate) fn seal(&mut self, reason: SealReason) -> Option<usize> {
+        if self.active.is_empty() {
+            return None;
+        }
+        let segment = Arc::new(std::mem::take(&mut self.active));
+        let (chunks, bytes) = (segment.streams().len(), segment.memory_bytes());
+        self.sealed.push_back(Sealed { segment, reason, chunks, bytes, first_try: None, committing: None });
+        Some(bytes)
+    }
+
+    /// The last LSN that waits for the table.
+    pub(crate) fn last_sealed(&self) -> Option<Lsn> {
+        self.sealed.back().and_then(|s| s.segment.lsns()).map(|l| l.1)
+    }
+
+    /// Whether a flush should be queued now; if so it counts as queued.
+    pub(crate) fn schedule(&mut self, now: Instant) -> bool {
+        let due = !self.scheduled && !self.sealed.is_empty() && self.retry_at.is_none_or(|at| at <= now);
+        self.scheduled |= due;
+        due
+    }
+
+    /// Lets a flush that waits after a failure come at once.
+    pub(crate) fn hurry(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// The oldest sealed segment for a flush.
+    pub(crate) fn next_part(&mut self, now: Timestamp, abandon_after: Duration) -> Option<Part> {
+        let front = self.sealed.front_mut()?;
+        let first_try = *front.first_try.get_or_insert(now);
+        let tried_for = now.saturating_sub(first_try).max(0) as u128;
+        let attempt = tried_for / abandon_after.as_nanos().max(1);
+        Some(Part { segment: front.segment.clone(), attempt: u32::try_from(attempt).unwrap_or(u32::MAX) })
+    }
+
+    /// A commit of the oldest sealed segment begins, on top of table version `base`.
+    pub(crate) fn commit_begins(&mut self, base: i64) {
+        if let Some(front) = self.sealed.front_mut() {
+            front.committing = Some(base);
+        }
+    }
+
+    /// The flush has ended well.
+    pub(crate) fn flush_succeeded(&mut self) {
+        self.scheduled = false;
+        self.retry_at = None;
+        self.failures = 0;
+    }
+
+    /// The flush has failed. Returns the pause before the next try, which is made from the number of failures in a row.
+    pub(crate) fn flush_failed(&mut self, now: Instant, pause: impl Fn(u32) -> Duration) -> Duration {
+        self.scheduled = false;
+        self.failures = self.failures.saturating_add(1);
+        let pause = pause(self.failures);
+        self.retry_at = Some(now + pause);
+        pause
+    }
+
+    /// Cuts what a query at table version `version` sees.
+    pub(crate) fn cut(&mut self, version: i64, now: Timestamp) -> Result<Cut> {
+        self.used_at = now;
+        let Some(released) = self.released else { return Ok(Cut::Unsettled) };
+        if version < released {
+            return Err(Error::new(
+                Kind::SnapshotTooOld,
+                format!(
+                    "version {version} of the table is too old: entries up to version {released} have left memory"
+                ),
+            ));
+        }
+        let in_doubt = |s: &Sealed| s.committing.is_some_and(|base| version > base);
+        if self.sealed.front().is_some_and(in_doubt) {
+            return Ok(Cut::Unsettled);
+        }
+        let mut segments: Vec<_> = self.sealed.iter().map(|s| s.segment.clone()).collect();
+        if !self.active.is_empty() {
+            segments.push(Arc::new(self.active.frozen()));
+        }
+        Ok(Cut::Ready(segments))
+    }
+
+    /// Takes over what the table says: what it has is released, what it does not have is in no version up to its own.
+    pub(crate) fn settle(&mut self, standing: Standing) -> Released {
+        let mut released = Released::default();
+        let mut trimmed = false;
+        if let Some(committed) = standing.committed {
+            while let Some(front) = self.sealed.front()
+                && front.segment.lsns().is_some_and(|(_, last)| last <= committed)
+            {
+                released.segments.extend(self.sealed.pop_front());
+            }
+            let partly = |segment: &Segment| {
+                let partly = segment.lsns().is_some_and(|(first, _)| first <= committed);
+                partly.then(|| segment.without(committed))
+            };
+            // Only the commit of a process before this one, late on its way, can end inside a segment.
+            if let Some(front) = self.sealed.front_mut()
+                && let Some(rest) = partly(&front.segment)
+            {
+                front.segment = Arc::new(rest);
+                trimmed = true;
+            } else if self.sealed.is_empty()
+                && let Some(rest) = partly(&self.active)
+            {
+                self.active = rest;
+                trimmed = true;
+            }
+            released.covered = Some(committed);
+        }
+        if trimmed || !released.segments.is_empty() || self.released.is_none() {
+            self.released = Some(standing.version.max(self.released.unwrap_or(standing.version)));
+        }
+        if let Some(base) = self.sealed.front_mut().and_then(|front| front.committing.as_mut()) {
+            *base = standing.version.max(*base);
+        }
+        released
+    }
+
+    /// Forgets streams that were idle since `cut`.
+    pub(crate) fn forget_idle(&mut self, cut: Timestamp) {
+        self.window.forget_idle(cut);
+    }
+
+    /// Live streams.
+    pub(crate) fn streams_len(&self) -> usize {
+        self.window.len()
+    }
+
+    /// Marks the tenant as gone if nothing is known of it and nobody used it since `cut`.
+    pub(crate) fn retire(&mut self, cut: Timestamp) -> bool {
+        let empty = self.active.is_empty() && self.sealed.is_empty() && self.window.len() == 0;
+        self.retired = empty && !self.scheduled && self.used_at < cut;
+        self.retired
+    }
+}
