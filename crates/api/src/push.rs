@@ -65,7 +65,7 @@ async fn push(
 /// `InvalidArgument` for what is malformed, `TooLarge` for what is over `limit` bytes when decompressed.
 pub fn decode(headers: &HeaderMap, body: Bytes, form: json::Form, limit: usize) -> Result<Push, Error> {
     let (format, compression) = encoding::of_headers(headers)?;
-    let message = encoding::inflate(&body, compression, limit)?;
+    let message = encoding::inflate(body, compression, limit)?;
     match format {
         Format::Json => json::decode(&message, form),
         Format::SnappyProtobuf => {

@@ -53,12 +53,12 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
     let ApiDeps { config, clock, registry, node, limits, distributor, frontend, ingester } = deps;
     let config = Arc::new(config);
     let routes = Routes { router: Router::new(), metrics: Metrics::new(&registry)?, config: config.clone() };
-    let mut routes = with_status(routes, StatusState { config: config.clone(), node, limits, registry });
+    let mut routes = with_status(routes, &StatusState { config: config.clone(), node, limits, registry });
     if let Some(distributor) = distributor {
         routes = with_push(routes, PushState { config: config.clone(), distributor });
     }
     if let Some(frontend) = frontend {
-        routes = with_queries(routes, QueryState { config: config.clone(), clock, frontend });
+        routes = with_queries(routes, &QueryState { config: config.clone(), clock, frontend });
     }
     if let Some(ingester) = ingester {
         routes = with_flush(routes, FlushState { config: config.clone(), ingester });
@@ -73,7 +73,7 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
     Ok(router)
 }
 
-fn with_status(routes: Routes, state: StatusState) -> Routes {
+fn with_status(routes: Routes, state: &StatusState) -> Routes {
     let s = || state.clone();
     routes
         .add("/ready", "ready", get(status::ready).with_state(s()))
@@ -101,7 +101,7 @@ fn with_push(routes: Routes, state: PushState) -> Routes {
     )
 }
 
-fn with_queries(routes: Routes, state: QueryState) -> Routes {
+fn with_queries(routes: Routes, state: &QueryState) -> Routes {
     let s = || state.clone();
     routes
         .add(

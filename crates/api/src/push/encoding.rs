@@ -141,11 +141,11 @@ fn token(text: &str) -> &str {
 ///
 /// # Errors
 /// `TooLarge`, or `InvalidArgument` when the body is not what its encoding says.
-pub fn inflate(body: &Bytes, compression: Compression, limit: usize) -> Result<Bytes, Error> {
+pub fn inflate(body: Bytes, compression: Compression, limit: usize) -> Result<Bytes, Error> {
     match compression {
-        Compression::None => Ok(body.clone()),
+        Compression::None => Ok(body),
         Compression::Gzip => {
-            check_gzip_header(body)?;
+            check_gzip_header(&body)?;
             // The trailer holds the length modulo 2^32; it is a hint that a liar pays for with his own error.
             let hint = body.last_chunk::<4>().map_or(0, |b| u32::from_le_bytes(*b) as usize);
             read_bounded(MultiGzDecoder::new(&body[..]), hint.min(body.len() * 64), limit)
@@ -262,31 +262,31 @@ mod tests {
     fn inflating_stops_at_the_limit() {
         let data = vec![b'a'; 100_000];
         let zipped = gzip(&data);
-        assert_eq!(inflate(&zipped, Compression::Gzip, 100_000).unwrap(), data);
-        assert_eq!(inflate(&zipped, Compression::Gzip, 99_999).unwrap_err().kind, Kind::TooLarge);
-        assert_eq!(inflate(&zipped, Compression::Gzip, 10).unwrap_err().kind, Kind::TooLarge);
+        assert_eq!(inflate(zipped.clone(), Compression::Gzip, 100_000).unwrap(), data);
+        assert_eq!(inflate(zipped.clone(), Compression::Gzip, 99_999).unwrap_err().kind, Kind::TooLarge);
+        assert_eq!(inflate(zipped.clone(), Compression::Gzip, 10).unwrap_err().kind, Kind::TooLarge);
         let two = Bytes::from([&zipped[..], &gzip(b"b")].concat());
-        assert_eq!(inflate(&two, Compression::Gzip, 1 << 20).unwrap().len(), 100_001);
+        assert_eq!(inflate(two, Compression::Gzip, 1 << 20).unwrap().len(), 100_001);
         let mut e = DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
         e.write_all(&data).unwrap();
-        assert_eq!(inflate(&e.finish().unwrap().into(), Compression::Deflate, 1 << 20).unwrap(), data);
+        assert_eq!(inflate(e.finish().unwrap().into(), Compression::Deflate, 1 << 20).unwrap(), data);
     }
 
     #[test]
     fn corrupt_bodies_are_refused() {
         let text = |r: Result<Bytes, Error>| r.unwrap_err().message;
-        assert_eq!(text(inflate(&Bytes::new(), Compression::Gzip, 99)), "EOF");
-        assert_eq!(text(inflate(&Bytes::from_static(b"\x1f\x8b"), Compression::Gzip, 99)), "unexpected EOF");
+        assert_eq!(text(inflate(Bytes::new(), Compression::Gzip, 99)), "EOF");
+        assert_eq!(text(inflate(Bytes::from_static(b"\x1f\x8b"), Compression::Gzip, 99)), "unexpected EOF");
         assert_eq!(
-            text(inflate(&Bytes::from_static(b"{\"streams\":[]}"), Compression::Gzip, 99)),
+            text(inflate(Bytes::from_static(b"{\"streams\":[]}"), Compression::Gzip, 99)),
             "gzip: invalid header"
         );
         let whole = gzip(&[b'x'; 9999]);
         let cut = whole.slice(..whole.len() - 9);
-        assert_eq!(inflate(&cut, Compression::Gzip, 1 << 20).unwrap_err().kind, Kind::InvalidArgument);
+        assert_eq!(inflate(cut, Compression::Gzip, 1 << 20).unwrap_err().kind, Kind::InvalidArgument);
         let mut e = ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
         e.write_all(b"{}").unwrap();
-        assert_eq!(text(inflate(&e.finish().unwrap().into(), Compression::Deflate, 99)), "EOF");
+        assert_eq!(text(inflate(e.finish().unwrap().into(), Compression::Deflate, 99)), "EOF");
     }
 
     #[test]

@@ -151,8 +151,12 @@ fn oracle(body: &[u8]) -> Option<String> {
             .as_object()?
             .iter()
             .map(|(k, v)| (k.clone(), v.as_str().map_or_else(|| v.to_string(), str::to_owned)));
-        let labels: Vec<_> = labels.collect();
-        let labels = Labels::from_pairs(labels.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        let labels: BTreeMap<String, String> = labels.collect();
+        let labels = if labels.keys().all(|name| is_label_name(name)) {
+            Labels::from_pairs(labels.iter().map(|(k, v)| (k.as_str(), v.as_str()))).to_string()
+        } else {
+            format!("text {}", label_text(&labels))
+        };
         let values = s["values"].as_array()?;
         for v in values {
             let v = v.as_array()?;

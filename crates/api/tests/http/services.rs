@@ -1,0 +1,192 @@
+//! Services that write down what they are asked and answer what a test has set, and a client without a socket.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use prometheus::Registry;
+use skald_api::status::ConfigView;
+use skald_api::{ApiDeps, Config, Node, router};
+use skald_model::{Error, Kind, Limits, Push, QueryStats, Result, TenantId};
+use skald_rpc::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery};
+use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
+use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
+use skald_rpc::{Distributor, Ingester, QueryFrontend};
+use skald_runtime::clock::ManualClock;
+use skald_runtime::metrics::BuildInfo;
+
+/// 2026-01-15T06:00:00Z
+pub const NOW: i64 = 1_768_456_800_000_000_000;
+
+/// What the services were asked, and what they are to answer.
+#[derive(Default)]
+pub struct Services {
+    pub pushes: Mutex<Vec<(TenantId, Push)>>,
+    pub refusal: Mutex<Option<Error>>,
+    pub asked: Mutex<Vec<String>>,
+    pub data: Mutex<Option<QueryData>>,
+    pub names: Mutex<Vec<String>>,
+    pub series: Mutex<Vec<StreamInfo>>,
+    pub unready: Mutex<Option<String>>,
+    pub level: Mutex<String>,
+}
+
+impl Services {
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    fn ask<T>(&self, question: String, answer: T) -> Result<T> {
+        self.asked.lock().unwrap().push(question);
+        self.refusal.lock().unwrap().clone().map_or(Ok(answer), Err)
+    }
+
+    fn response(&self) -> QueryResponse {
+        let data = self.data.lock().unwrap().clone().unwrap_or(QueryData::Streams(vec![]));
+        QueryResponse { data, stats: QueryStats::default(), warnings: vec![] }
+    }
+}
+
+fn metadata(what: &str, r: &MetadataRequest) -> String {
+    format!(
+        "{what} tenant={} start={} end={} selectors={:?}",
+        r.tenant, r.range.start, r.range.end, r.selectors
+    )
+}
+
+#[async_trait]
+impl Distributor for Services {
+    async fn push(&self, tenant: &TenantId, push: Push) -> Result<()> {
+        self.pushes.lock().unwrap().push((tenant.clone(), push));
+        self.refusal.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+#[async_trait]
+impl QueryFrontend for Services {
+    async fn query_range(&self, q: RangeQuery) -> Result<QueryResponse> {
+        let question = format!(
+            "range tenant={} query={} start={} end={} step={} interval={} limit={} {:?}",
+            q.tenant, q.query, q.start, q.end, q.step, q.interval, q.limit, q.direction
+        );
+        self.ask(question, self.response())
+    }
+
+    async fn query(&self, q: InstantQuery) -> Result<QueryResponse> {
+        let question = format!(
+            "instant tenant={} query={} time={} limit={} {:?}",
+            q.tenant, q.query, q.time, q.limit, q.direction
+        );
+        self.ask(question, self.response())
+    }
+
+    async fn label_names(&self, r: MetadataRequest) -> Result<Vec<String>> {
+        self.ask(metadata("names", &r), self.names.lock().unwrap().clone())
+    }
+
+    async fn label_values(&self, r: MetadataRequest, name: &str) -> Result<Vec<String>> {
+        self.ask(metadata(&format!("values of {name}"), &r), self.names.lock().unwrap().clone())
+    }
+
+    async fn series(&self, r: MetadataRequest) -> Result<Vec<StreamInfo>> {
+        self.ask(metadata("series", &r), self.series.lock().unwrap().clone())
+    }
+}
+
+#[async_trait]
+impl Ingester for Services {
+    async fn push(&self, _: IngesterPush) -> Result<()> {
+        Err(unused())
+    }
+    async fn query_logs(&self, _: LogTask) -> Result<LogResult> {
+        Err(unused())
+    }
+    async fn query_metric(&self, _: MetricTask) -> Result<MetricResult> {
+        Err(unused())
+    }
+    async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
+        Err(unused())
+    }
+    async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {
+        self.ask(format!("flush {tenant:?}"), ())
+    }
+}
+
+fn unused() -> Error {
+    Error::new(Kind::Internal, "the HTTP surface does not call this")
+}
+
+impl Node for Services {
+    fn unready(&self) -> Option<String> {
+        self.unready.lock().unwrap().clone()
+    }
+    fn services(&self) -> Vec<(String, String)> {
+        vec![("ingester".to_owned(), "Running".to_owned())]
+    }
+    fn config(&self, view: ConfigView) -> String {
+        format!("view: {view:?}\n")
+    }
+    fn log_level(&self) -> String {
+        self.level.lock().unwrap().clone()
+    }
+    fn set_log_level(&self, level: &str) -> std::result::Result<(), String> {
+        if level == "debug" {
+            *self.level.lock().unwrap() = level.to_owned();
+            return Ok(());
+        }
+        Err(format!("unrecognized log level {level:?}"))
+    }
+    fn build(&self) -> BuildInfo {
+        BuildInfo { version: "0.1.0", revision: "abc", branch: "main", date: "today" }
+    }
+}
+
+/// The surface over `services`, without authentication.
+pub fn surface(services: &Arc<Services>) -> Router {
+    surface_with(services, Config { auth_enabled: false, ..Config::default() })
+}
+
+pub fn surface_with(services: &Arc<Services>, config: Config) -> Router {
+    router(ApiDeps {
+        config,
+        clock: Arc::new(ManualClock::new(NOW)),
+        registry: Registry::new(),
+        node: services.clone(),
+        limits: Arc::new(Arc::new(Limits::default())),
+        distributor: Some(services.clone()),
+        frontend: Some(services.clone()),
+        ingester: Some(services.clone()),
+    })
+    .unwrap()
+}
+
+/// A response that has been read.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: http::HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap().trim_end()
+    }
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+}
+
+pub async fn send(router: &Router, request: Request<Body>) -> Answer {
+    let response: Response<Body> = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes().to_vec();
+    Answer { status: parts.status, headers: parts.headers, body }
+}
+
+pub async fn get(router: &Router, uri: &str) -> Answer {
+    send(router, Request::get(uri).body(Body::empty()).unwrap()).await
+}
