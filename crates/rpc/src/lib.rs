@@ -9,6 +9,7 @@
 
 pub mod distributor;
 pub mod frontend;
+pub mod grpc;
 pub mod ingester;
 pub mod querier;
 

@@ -1,0 +1,307 @@
+//! Small messages and their counterparts.
+
+use std::sync::Arc;
+
+use skald_model::{Direction, Error, Labels, QueryStats, Result, StreamId, TenantId, TimeRange};
+
+use super::proto;
+use crate::frontend::{InstantQuery, MetadataRequest, RangeQuery, Series};
+use crate::ingester::{StreamInfo, StreamsRequest};
+use crate::querier::{BlockRef, BlockStreamsRequest, LogTask, MetricTask};
+
+pub(super) fn tenant(id: &str) -> Result<TenantId> {
+    TenantId::new(id)
+}
+
+fn range_to(range: TimeRange) -> Option<proto::TimeRange> {
+    Some(proto::TimeRange { start: range.start, end: range.end })
+}
+
+fn range_from(range: Option<proto::TimeRange>) -> Result<TimeRange> {
+    let range = range.ok_or_else(|| Error::invalid("the request has no time range"))?;
+    Ok(TimeRange::new(range.start, range.end))
+}
+
+fn direction_to(direction: Direction) -> i32 {
+    match direction {
+        Direction::Forward => proto::Direction::Forward.into(),
+        Direction::Backward => proto::Direction::Backward.into(),
+    }
+}
+
+fn direction_from(direction: proto::Direction) -> Direction {
+    match direction {
+        proto::Direction::Forward => Direction::Forward,
+        proto::Direction::Backward => Direction::Backward,
+    }
+}
+
+fn blocks_to(blocks: Vec<BlockRef>) -> Vec<proto::BlockRef> {
+    let block =
+        |BlockRef { path, size, tail_offset }| proto::BlockRef { path: path.to_string(), size, tail_offset };
+    blocks.into_iter().map(block).collect()
+}
+
+fn blocks_from(blocks: Vec<proto::BlockRef>) -> Vec<BlockRef> {
+    let block =
+        |proto::BlockRef { path, size, tail_offset }| BlockRef { path: path.into(), size, tail_offset };
+    blocks.into_iter().map(block).collect()
+}
+
+pub(super) fn log_task_to(task: LogTask) -> proto::LogTask {
+    let LogTask { tenant, query, range, direction, limit, version, blocks, max_bytes } = task;
+    proto::LogTask {
+        tenant: tenant.as_str().to_owned(),
+        query: query.to_string(),
+        range: range_to(range),
+        direction: direction_to(direction),
+        limit: limit as u64,
+        version,
+        blocks: blocks_to(blocks),
+        max_bytes,
+    }
+}
+
+pub(super) fn log_task_from(task: proto::LogTask) -> Result<LogTask> {
+    Ok(LogTask {
+        tenant: tenant(&task.tenant)?,
+        direction: direction_from(task.direction()),
+        query: Arc::from(task.query),
+        range: range_from(task.range)?,
+        limit: task.limit as usize,
+        version: task.version,
+        blocks: blocks_from(task.blocks),
+        max_bytes: task.max_bytes,
+    })
+}
+
+pub(super) fn metric_task_to(task: MetricTask) -> proto::MetricTask {
+    let MetricTask { tenant, query, start, end, step, version, blocks, shard: (shard, shards), max_bytes } =
+        task;
+    proto::MetricTask {
+        tenant: tenant.as_str().to_owned(),
+        query: query.to_string(),
+        start,
+        end,
+        step,
+        version,
+        blocks: blocks_to(blocks),
+        shard,
+        shards,
+        max_bytes,
+    }
+}
+
+pub(super) fn metric_task_from(task: proto::MetricTask) -> Result<MetricTask> {
+    let proto::MetricTask { tenant: id, query, start, end, step, version, blocks, shard, shards, max_bytes } =
+        task;
+    if shard >= shards {
+        return Err(Error::invalid(format!("there is no shard {shard} of {shards}")));
+    }
+    Ok(MetricTask {
+        tenant: tenant(&id)?,
+        query: Arc::from(query),
+        start,
+        end,
+        step,
+        version,
+        blocks: blocks_from(blocks),
+        shard: (shard, shards),
+        max_bytes,
+    })
+}
+
+pub(super) fn ingester_streams_to(request: StreamsRequest) -> proto::IngesterStreamsRequest {
+    let StreamsRequest { tenant, version, range, selectors } = request;
+    proto::IngesterStreamsRequest {
+        tenant: tenant.as_str().to_owned(),
+        version,
+        range: range_to(range),
+        selectors,
+    }
+}
+
+pub(super) fn ingester_streams_from(request: proto::IngesterStreamsRequest) -> Result<StreamsRequest> {
+    let proto::IngesterStreamsRequest { tenant: id, version, range, selectors } = request;
+    Ok(StreamsRequest { tenant: tenant(&id)?, version, range: range_from(range)?, selectors })
+}
+
+pub(super) fn block_streams_to(request: BlockStreamsRequest) -> proto::BlockStreamsRequest {
+    let BlockStreamsRequest { tenant, blocks, range, selectors } = request;
+    proto::BlockStreamsRequest {
+        tenant: tenant.as_str().to_owned(),
+        blocks: blocks_to(blocks),
+        range: range_to(range),
+        selectors,
+    }
+}
+
+pub(super) fn block_streams_from(request: proto::BlockStreamsRequest) -> Result<BlockStreamsRequest> {
+    let proto::BlockStreamsRequest { tenant: id, blocks, range, selectors } = request;
+    Ok(BlockStreamsRequest {
+        tenant: tenant(&id)?,
+        blocks: blocks_from(blocks),
+        range: range_from(range)?,
+        selectors,
+    })
+}
+
+pub(super) fn metadata_to(request: MetadataRequest) -> proto::MetadataRequest {
+    let MetadataRequest { tenant, range, selectors } = request;
+    proto::MetadataRequest { tenant: tenant.as_str().to_owned(), range: range_to(range), selectors }
+}
+
+pub(super) fn metadata_from(request: proto::MetadataRequest) -> Result<MetadataRequest> {
+    let proto::MetadataRequest { tenant: id, range, selectors } = request;
+    Ok(MetadataRequest { tenant: tenant(&id)?, range: range_from(range)?, selectors })
+}
+
+pub(super) fn range_query_to(query: RangeQuery) -> proto::RangeQueryRequest {
+    let RangeQuery { tenant, query, start, end, step, interval, limit, direction } = query;
+    proto::RangeQueryRequest {
+        tenant: tenant.as_str().to_owned(),
+        query,
+        start,
+        end,
+        step,
+        interval,
+        limit: limit as u64,
+        direction: direction_to(direction),
+    }
+}
+
+pub(super) fn range_query_from(query: proto::RangeQueryRequest) -> Result<RangeQuery> {
+    Ok(RangeQuery {
+        tenant: tenant(&query.tenant)?,
+        direction: direction_from(query.direction()),
+        query: query.query,
+        start: query.start,
+        end: query.end,
+        step: query.step,
+        interval: query.interval,
+        limit: query.limit as usize,
+    })
+}
+
+pub(super) fn instant_query_to(query: InstantQuery) -> proto::InstantQueryRequest {
+    let InstantQuery { tenant, query, time, limit, direction } = query;
+    proto::InstantQueryRequest {
+        tenant: tenant.as_str().to_owned(),
+        query,
+        time,
+        limit: limit as u64,
+        direction: direction_to(direction),
+    }
+}
+
+pub(super) fn instant_query_from(query: proto::InstantQueryRequest) -> Result<InstantQuery> {
+    Ok(InstantQuery {
+        tenant: tenant(&query.tenant)?,
+        direction: direction_from(query.direction()),
+        query: query.query,
+        time: query.time,
+        limit: query.limit as usize,
+    })
+}
+
+pub(super) fn stream_to(stream: &StreamInfo) -> proto::StreamInfo {
+    let StreamInfo { id, labels, min_ts, max_ts, entries, bytes } = stream;
+    proto::StreamInfo {
+        id: id.0,
+        labels: bytes::Bytes::copy_from_slice(labels.packed()),
+        min_ts: *min_ts,
+        max_ts: *max_ts,
+        entries: *entries,
+        bytes: *bytes,
+    }
+}
+
+pub(super) fn stream_from(stream: &proto::StreamInfo) -> Result<StreamInfo> {
+    let proto::StreamInfo { id, labels, min_ts, max_ts, entries, bytes } = stream;
+    Ok(StreamInfo {
+        id: StreamId(*id),
+        labels: labels_from(labels)?,
+        min_ts: *min_ts,
+        max_ts: *max_ts,
+        entries: *entries,
+        bytes: *bytes,
+    })
+}
+
+pub(super) fn series_to(series: &Series) -> proto::Series {
+    let mut previous = 0;
+    let delta = |(time, _): &(i64, f64)| {
+        let delta = time.wrapping_sub(previous);
+        previous = *time;
+        delta
+    };
+    proto::Series {
+        labels: bytes::Bytes::copy_from_slice(series.labels.packed()),
+        timestamp_deltas: series.samples.iter().map(delta).collect(),
+        values: series.samples.iter().map(|(_, value)| *value).collect(),
+    }
+}
+
+pub(super) fn series_from(series: &proto::Series) -> Result<Series> {
+    let proto::Series { labels, timestamp_deltas, values } = series;
+    if timestamp_deltas.len() != values.len() {
+        return Err(Error::internal("a peer sent a malformed series"));
+    }
+    let mut time = 0i64;
+    let sample = |(delta, value): (&i64, &f64)| {
+        time = time.wrapping_add(*delta);
+        (time, *value)
+    };
+    Ok(Series {
+        labels: labels_from(labels)?,
+        samples: timestamp_deltas.iter().zip(values).map(sample).collect(),
+    })
+}
+
+fn labels_from(packed: &[u8]) -> Result<Labels> {
+    Labels::from_packed(packed).ok_or_else(|| Error::internal("a peer sent malformed labels"))
+}
+
+pub(super) fn stats_to(stats: &QueryStats) -> proto::QueryStats {
+    let s = stats.clone();
+    proto::QueryStats {
+        blocks: s.blocks,
+        blocks_pruned: s.blocks_pruned,
+        block_bytes: s.block_bytes,
+        block_lines: s.block_lines,
+        compressed_bytes: s.compressed_bytes,
+        head_bytes: s.head_bytes,
+        head_lines: s.head_lines,
+        structured_metadata_bytes: s.structured_metadata_bytes,
+        post_filter_lines: s.post_filter_lines,
+        duplicates: s.duplicates,
+        entries_returned: s.entries_returned,
+        ingesters: s.ingesters,
+        streams: s.streams,
+        subqueries: s.subqueries,
+        exec_seconds: s.exec_seconds,
+        queue_seconds: s.queue_seconds,
+    }
+}
+
+pub(super) fn stats_from(stats: &proto::QueryStats) -> QueryStats {
+    let s = *stats;
+    QueryStats {
+        blocks: s.blocks,
+        blocks_pruned: s.blocks_pruned,
+        block_bytes: s.block_bytes,
+        block_lines: s.block_lines,
+        compressed_bytes: s.compressed_bytes,
+        head_bytes: s.head_bytes,
+        head_lines: s.head_lines,
+        structured_metadata_bytes: s.structured_metadata_bytes,
+        post_filter_lines: s.post_filter_lines,
+        duplicates: s.duplicates,
+        entries_returned: s.entries_returned,
+        ingesters: s.ingesters,
+        streams: s.streams,
+        subqueries: s.subqueries,
+        exec_seconds: s.exec_seconds,
+        queue_seconds: s.queue_seconds,
+    }
+}

@@ -1,0 +1,136 @@
+//! The query frontend across the wire.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use skald_model::{Error, Result};
+use skald_runtime::grpc::MessageLimits;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::chunks::{self, Chunks};
+use super::error::to_status;
+use super::proto::query_frontend_client::QueryFrontendClient as Generated;
+use super::proto::query_frontend_server::{self, QueryFrontendServer};
+use super::{Connection, convert, proto, request};
+use crate::QueryFrontend;
+use crate::frontend::{InstantQuery, MetadataRequest, QueryResponse, RangeQuery};
+use crate::ingester::StreamInfo;
+
+/// A query frontend in another process.
+#[derive(Clone, Debug)]
+pub struct QueryFrontendClient {
+    connection: Connection,
+    client: Generated<Channel>,
+}
+
+impl QueryFrontendClient {
+    /// Calls the query frontend at the other end of `connection`.
+    pub fn new(connection: Connection) -> Self {
+        let client = Generated::new(connection.channel.clone())
+            .max_decoding_message_size(connection.limits.receive)
+            .max_encoding_message_size(connection.limits.send);
+        Self { connection, client }
+    }
+}
+
+#[async_trait]
+impl QueryFrontend for QueryFrontendClient {
+    async fn query_range(&self, query: RangeQuery) -> Result<QueryResponse> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::range_query_to(query), deadline);
+        let answer = async { chunks::receive_answer(client.query_range(message).await?.into_inner()).await };
+        self.connection.call("range query", deadline, answer).await
+    }
+
+    async fn query(&self, query: InstantQuery) -> Result<QueryResponse> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::instant_query_to(query), deadline);
+        let answer = async { chunks::receive_answer(client.query(message).await?.into_inner()).await };
+        self.connection.call("instant query", deadline, answer).await
+    }
+
+    async fn label_names(&self, metadata: MetadataRequest) -> Result<Vec<String>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::metadata_to(metadata), deadline);
+        let answer = async { chunks::receive_texts(client.label_names(message).await?.into_inner()).await };
+        self.connection.call("label names", deadline, answer).await
+    }
+
+    async fn label_values(&self, metadata: MetadataRequest, name: &str) -> Result<Vec<String>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = proto::LabelValuesRequest {
+            request: Some(convert::metadata_to(metadata)),
+            name: name.to_owned(),
+        };
+        let message = request(message, deadline);
+        let answer = async { chunks::receive_texts(client.label_values(message).await?.into_inner()).await };
+        self.connection.call("label values", deadline, answer).await
+    }
+
+    async fn series(&self, metadata: MetadataRequest) -> Result<Vec<StreamInfo>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::metadata_to(metadata), deadline);
+        let answer = async { chunks::receive_streams(client.series(message).await?.into_inner()).await };
+        self.connection.call("series", deadline, answer).await
+    }
+}
+
+pub(super) fn server(service: Arc<dyn QueryFrontend>, limits: MessageLimits) -> QueryFrontendServer<Adapter> {
+    QueryFrontendServer::new(Adapter(service))
+        .max_decoding_message_size(limits.receive)
+        .max_encoding_message_size(limits.send)
+}
+
+pub(super) struct Adapter(Arc<dyn QueryFrontend>);
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+#[async_trait]
+impl query_frontend_server::QueryFrontend for Adapter {
+    type QueryRangeStream = Chunks<proto::QueryChunk>;
+    type QueryStream = Chunks<proto::QueryChunk>;
+    type LabelNamesStream = Chunks<proto::TextChunk>;
+    type LabelValuesStream = Chunks<proto::TextChunk>;
+    type SeriesStream = Chunks<proto::StreamChunk>;
+
+    async fn query_range(
+        &self,
+        request: Request<proto::RangeQueryRequest>,
+    ) -> Answer<Self::QueryRangeStream> {
+        let query = convert::range_query_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.query_range(query).await, chunks::cut_answer)
+    }
+
+    async fn query(&self, request: Request<proto::InstantQueryRequest>) -> Answer<Self::QueryStream> {
+        let query = convert::instant_query_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.query(query).await, chunks::cut_answer)
+    }
+
+    async fn label_names(&self, request: Request<proto::MetadataRequest>) -> Answer<Self::LabelNamesStream> {
+        let metadata = convert::metadata_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.label_names(metadata).await, chunks::cut_texts)
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<proto::LabelValuesRequest>,
+    ) -> Answer<Self::LabelValuesStream> {
+        let proto::LabelValuesRequest { request, name } = request.into_inner();
+        let metadata = request
+            .ok_or_else(|| Error::invalid("the request has no time range"))
+            .and_then(convert::metadata_from)
+            .map_err(to_status)?;
+        chunks::send(self.0.label_values(metadata, &name).await, chunks::cut_texts)
+    }
+
+    async fn series(&self, request: Request<proto::MetadataRequest>) -> Answer<Self::SeriesStream> {
+        let metadata = convert::metadata_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.series(metadata).await, chunks::cut_streams)
+    }
+}

@@ -1,0 +1,138 @@
+//! The ingester across the wire.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use skald_model::{Error, Result, TenantId};
+use skald_runtime::grpc::MessageLimits;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::chunks::{self, Chunks};
+use super::error::to_status;
+use super::proto::ingester_client::IngesterClient as Generated;
+use super::proto::ingester_server::{self, IngesterServer};
+use super::{Connection, EncodedBatch, convert, proto, request};
+use crate::Ingester;
+use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest};
+use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
+
+/// An ingester in another process.
+#[derive(Clone, Debug)]
+pub struct IngesterClient {
+    connection: Connection,
+    client: Generated<Channel>,
+}
+
+impl IngesterClient {
+    /// Calls the ingester at the other end of `connection`.
+    pub fn new(connection: Connection) -> Self {
+        let client = Generated::new(connection.channel.clone())
+            .max_decoding_message_size(connection.limits.receive)
+            .max_encoding_message_size(connection.limits.send);
+        Self { connection, client }
+    }
+}
+
+#[async_trait]
+impl Ingester for IngesterClient {
+    async fn push(&self, push: IngesterPush) -> Result<()> {
+        let deadline = self.connection.config.remote_timeout;
+        let IngesterPush { tenant, epoch, batch } = push;
+        let message = proto::IngesterPushRequest {
+            tenant: tenant.as_str().to_owned(),
+            epoch,
+            batch: Some(EncodedBatch::of_batch(&batch)),
+        };
+        let mut client = self.client.clone();
+        self.connection.call("push", deadline, client.push(request(message, deadline))).await?;
+        Ok(())
+    }
+
+    async fn query_logs(&self, task: LogTask) -> Result<LogResult> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::log_task_to(task), deadline);
+        let answer = async { chunks::receive_logs(client.query_logs(message).await?.into_inner()).await };
+        self.connection.call("log query of an ingester", deadline, answer).await
+    }
+
+    async fn query_metric(&self, task: MetricTask) -> Result<MetricResult> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::metric_task_to(task), deadline);
+        let answer = async { chunks::receive_metric(client.query_metric(message).await?.into_inner()).await };
+        self.connection.call("metric query of an ingester", deadline, answer).await
+    }
+
+    async fn streams(&self, streams: StreamsRequest) -> Result<Vec<StreamInfo>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::ingester_streams_to(streams), deadline);
+        let answer = async { chunks::receive_streams(client.streams(message).await?.into_inner()).await };
+        self.connection.call("streams of an ingester", deadline, answer).await
+    }
+
+    async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {
+        let deadline = self.connection.config.flush_timeout;
+        let tenant = tenant.map(|t| t.as_str().to_owned()).unwrap_or_default();
+        let mut client = self.client.clone();
+        let message = request(proto::FlushRequest { tenant }, deadline);
+        self.connection.call("flush", deadline, client.flush(message)).await?;
+        Ok(())
+    }
+}
+
+pub(super) fn server(service: Arc<dyn Ingester>, limits: MessageLimits) -> IngesterServer<Adapter> {
+    IngesterServer::new(Adapter(service))
+        .max_decoding_message_size(limits.receive)
+        .max_encoding_message_size(limits.send)
+}
+
+pub(super) struct Adapter(Arc<dyn Ingester>);
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+#[async_trait]
+impl ingester_server::Ingester for Adapter {
+    type QueryLogsStream = Chunks<proto::LogChunk>;
+    type QueryMetricStream = Chunks<proto::MetricChunk>;
+    type StreamsStream = Chunks<proto::StreamChunk>;
+
+    async fn push(
+        &self,
+        request: Request<proto::IngesterPushRequest>,
+    ) -> Answer<proto::IngesterPushResponse> {
+        let proto::IngesterPushRequest { tenant, epoch, batch } = request.into_inner();
+        let stored = async {
+            let tenant = convert::tenant(&tenant)?;
+            let batch = batch.ok_or_else(|| Error::invalid("the request has no batch"))?.into_batch()?;
+            self.0.push(IngesterPush { tenant, epoch, batch: Arc::new(batch) }).await
+        };
+        stored.await.map(|()| Response::new(proto::IngesterPushResponse {})).map_err(to_status)
+    }
+
+    async fn query_logs(&self, request: Request<proto::LogTask>) -> Answer<Self::QueryLogsStream> {
+        let task = convert::log_task_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.query_logs(task).await, chunks::cut_logs)
+    }
+
+    async fn query_metric(&self, request: Request<proto::MetricTask>) -> Answer<Self::QueryMetricStream> {
+        let task = convert::metric_task_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.query_metric(task).await, chunks::cut_metric)
+    }
+
+    async fn streams(&self, request: Request<proto::IngesterStreamsRequest>) -> Answer<Self::StreamsStream> {
+        let streams = convert::ingester_streams_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.streams(streams).await, chunks::cut_streams)
+    }
+
+    async fn flush(&self, request: Request<proto::FlushRequest>) -> Answer<proto::FlushResponse> {
+        let proto::FlushRequest { tenant } = request.into_inner();
+        let flushed = async {
+            let tenant = if tenant.is_empty() { None } else { Some(convert::tenant(&tenant)?) };
+            self.0.flush(tenant).await
+        };
+        flushed.await.map(|()| Response::new(proto::FlushResponse {})).map_err(to_status)
+    }
+}
