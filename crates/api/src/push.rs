@@ -3,6 +3,7 @@
 pub mod encoding;
 pub mod json;
 mod metadata;
+pub mod otlp;
 pub mod protobuf;
 mod utf8;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use skald_model::{Error, Kind, Push, Timestamp};
 use skald_rpc::Distributor;
+use skald_runtime::Clock;
 
 use self::encoding::Format;
 use crate::body;
@@ -30,6 +32,7 @@ pub const NO_TIMESTAMP: Timestamp = -6_795_364_578_871_345_152;
 #[derive(Clone)]
 pub(crate) struct PushState {
     pub(crate) config: Arc<Config>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) distributor: Arc<dyn Distributor>,
 }
 

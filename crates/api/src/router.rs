@@ -55,7 +55,7 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
     let routes = Routes { router: Router::new(), metrics: Metrics::new(&registry)?, config: config.clone() };
     let mut routes = with_status(routes, &StatusState { config: config.clone(), node, limits, registry });
     if let Some(distributor) = distributor {
-        routes = with_push(routes, PushState { config: config.clone(), distributor });
+        routes = with_push(routes, &PushState { config: config.clone(), clock: clock.clone(), distributor });
     }
     if let Some(frontend) = frontend {
         routes = with_queries(routes, &QueryState { config: config.clone(), clock, frontend });
@@ -91,14 +91,19 @@ fn with_status(routes: Routes, state: &StatusState) -> Routes {
             "loki_api_v1_status_buildinfo",
             get(status::build_info).with_state(s()),
         )
+        .add(
+            "/loki/api/v1/format_query",
+            "loki_api_v1_format_query",
+            get(status::format_query).post(status::format_query).with_state(s()),
+        )
 }
 
-fn with_push(routes: Routes, state: PushState) -> Routes {
-    routes.add("/loki/api/v1/push", "loki_api_v1_push", post(push::push_v1).with_state(state.clone())).add(
-        "/api/prom/push",
-        "api_prom_push",
-        post(push::push_legacy).with_state(state),
-    )
+fn with_push(routes: Routes, state: &PushState) -> Routes {
+    let s = || state.clone();
+    routes
+        .add("/loki/api/v1/push", "loki_api_v1_push", post(push::push_v1).with_state(s()))
+        .add("/api/prom/push", "api_prom_push", post(push::push_legacy).with_state(s()))
+        .add("/otlp/v1/logs", "otlp_v1_logs", post(push::otlp::push_otlp).with_state(s()))
 }
 
 fn with_queries(routes: Routes, state: &QueryState) -> Routes {

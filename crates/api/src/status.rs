@@ -8,6 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use serde_json::{Value, json};
+use skald_logql::ParseOptions;
 use skald_model::{TenantId, TenantLimits};
 use skald_rpc::Ingester;
 use skald_runtime::metrics::BuildInfo;
@@ -127,6 +128,24 @@ pub(crate) async fn build_info(State(state): State<StatusState>) -> Response {
         "goVersion": "",
         "skaldVersion": build.version,
     }))
+}
+
+/// `GET` and `POST /loki/api/v1/format_query`: the query as Loki prints it.
+pub(crate) async fn format_query(
+    State(state): State<StatusState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let tenant = tenant(request.headers(), &state.config)?;
+    let (_, params) = Params::read(request).await?;
+    let options = ParseOptions { loki_strict: state.limits.of(&tenant).loki_strict };
+    Ok(match skald_logql::parse_with(params.first("query"), options) {
+        Ok(query) => json_value(&json!({ "status": "success", "data": skald_logql::format_query(&query) })),
+        Err(e) => {
+            let mut response = json_value(&json!({ "status": "invalid-query", "error": e.to_string() }));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            response
+        }
+    })
 }
 
 /// `GET` and `POST /log_level`

@@ -27,6 +27,8 @@ pub enum Compression {
     Gzip,
     /// Raw deflate, without zlib's header: that is what Loki takes it for.
     Deflate,
+    /// Zstandard frames.
+    Zstd,
 }
 
 /// The name of the setting for the size of a decompressed push.
@@ -151,6 +153,11 @@ pub fn inflate(body: Bytes, compression: Compression, limit: usize) -> Result<By
             read_bounded(MultiGzDecoder::new(&body[..]), hint.min(body.len() * 64), limit)
         }
         Compression::Deflate => read_bounded(DeflateDecoder::new(&body[..]), body.len() * 4, limit),
+        Compression::Zstd => {
+            let decoder = zstd::stream::read::Decoder::with_buffer(&body[..])
+                .map_err(|e| Error::internal(format!("failed to start a zstd decoder: {e}")))?;
+            read_bounded(decoder, body.len() * 4, limit)
+        }
     }
 }
 

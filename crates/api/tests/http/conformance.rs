@@ -81,7 +81,8 @@ fn shown(push: &Push) -> Result<Vec<Value>, String> {
         };
         let parsed = parse_label_set(&text).map_err(|e| format!("couldn't parse labels: {e}"))?;
         let names = skald_model::Limits::default().discover_service_name;
-        let service = names.iter().find_map(|n| parsed.get(n)).unwrap_or("unknown_service");
+        let names = std::iter::once("service_name").chain(names.iter().map(String::as_str));
+        let service = names.into_iter().find_map(|n| parsed.get(n)).unwrap_or("unknown_service");
         for e in &push.entries.refs[s.entries.start as usize..s.entries.end as usize] {
             let mut labels = LabelsBuilder::from_labels(&parsed);
             labels.set("service_name", service);
@@ -105,11 +106,11 @@ fn shown(push: &Push) -> Result<Vec<Value>, String> {
 }
 
 /// Cases that the distributor decides, by limits or by what is stored already.
-const LIMITS: [&str; 2] = ["ingest-labels-015", "ingest-protobuf-031"];
+const LIMITS: [&str; 3] = ["ingest-labels-015", "ingest-protobuf-031", "ingest-otlp-025"];
 
 #[tokio::test]
 async fn pushes_are_taken_or_refused_as_by_loki() {
-    let categories = ["ingest_json", "ingest_labels", "ingest_encoding", "ingest_protobuf"];
+    let categories = ["ingest_json", "ingest_labels", "ingest_encoding", "ingest_protobuf", "ingest_otlp"];
     for case in cases(&categories) {
         let id = case["id"].as_str().unwrap();
         if LIMITS.contains(&id) {
@@ -117,10 +118,11 @@ async fn pushes_are_taken_or_refused_as_by_loki() {
         }
         let services = Arc::new(Services::default());
         let answer = send(&surface(&services), request(&case)).await;
+        let said = String::from_utf8_lossy(&answer.body);
         let stored = services.pushes.lock().unwrap().pop().map(|(_, push)| shown(&push)).transpose();
         let (status, text) = match &stored {
             Err(e) => (400, e.as_str()),
-            Ok(_) => (answer.status.as_u16(), answer.text()),
+            Ok(_) => (answer.status.as_u16(), said.trim_end()),
         };
         assert_eq!(u64::from(status), case["expect"]["status"], "{id}: {text}");
         if let Some(expected) = case["expect"]["text"].as_str() {
@@ -292,5 +294,19 @@ async fn recorded_answers_are_written_alike() {
         if case["compare"] == "exact" {
             assert_eq!(normal(body(&answer)), normal(expected), "{id}");
         }
+    }
+}
+
+#[tokio::test]
+async fn queries_are_printed_as_by_loki() {
+    for case in cases(&["format_query"]) {
+        let id = case["id"].as_str().unwrap();
+        let answer = send(&surface(&Arc::new(Services::default())), request(&case)).await;
+        let expected = &case["expect"];
+        assert_eq!(
+            (&json!(answer.status.as_u16()), &body(&answer)),
+            (&expected["status"], &expected["body"]),
+            "{id}"
+        );
     }
 }

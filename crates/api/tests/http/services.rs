@@ -155,7 +155,7 @@ pub fn surface_with(services: &Arc<Services>, config: Config) -> Router {
         clock: Arc::new(ManualClock::new(NOW)),
         registry: Registry::new(),
         node: services.clone(),
-        limits: Arc::new(Arc::new(Limits::default())),
+        limits: Arc::new(Arc::new(Limits { loki_strict: true, ..Limits::default() })),
         distributor: Some(services.clone()),
         frontend: Some(services.clone()),
         ingester: Some(services.clone()),
