@@ -2,8 +2,10 @@
 
 use std::fs::OpenOptions;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -162,10 +164,20 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now. It lies below the range that Linux takes the ports of outgoing connections from:
+/// a client that tries to reach a server that is down could otherwise be given that very port, and occupy it.
 pub(crate) fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("failed to find a free port")?;
-    Ok(listener.local_addr().context("failed to read the port")?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const PORTS: Range<u16> = 12_000..32_000;
+    let start = std::process::id() as u16 % PORTS.len() as u16;
+    for _ in PORTS {
+        let port =
+            PORTS.start + start.wrapping_add(NEXT.fetch_add(7, Ordering::Relaxed)) % PORTS.len() as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port in {PORTS:?}")
 }
 
 /// An HTTP answer, whatever its status.
