@@ -8,6 +8,7 @@
 mod answer;
 mod bench;
 mod codegen;
+mod config_docs;
 mod conformance;
 mod crash;
 mod push;
@@ -40,6 +41,8 @@ enum Command {
     TableTest(table_test::Args),
     /// Run the benchmarks of the hot paths, or with --product the whole-product benchmark.
     Bench(bench::Args),
+    /// Check that docs/configuration.md has every key.
+    ConfigDocs(config_docs::Args),
     /// Generate the Rust code of proto/ again.
     Codegen,
     /// Check the rules of the house: dependency directions, file sizes, words, lints, licences.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::CrashTest(args) => crash::run(&args),
         Command::TableTest(args) => table_test::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::ConfigDocs(args) => config_docs::run(&args),
         Command::Codegen => codegen::run().map(|()| true),
         Command::Tidy => tidy::run(),
     };

@@ -284,7 +284,7 @@ auth_enabled: false
   memory_budget: 64MB
   max_chunk_age: 240h
   wal:
-    segment_bytes: 262144
+    segment_bytes: 256KB
 limits_config:
   reject_old_samples: false
   discover_log_levels: false
