@@ -92,8 +92,11 @@ pub fn parse_go_duration(text: &str) -> Result<i64, String> {
     let mut total: u64 = 0;
     while !rest.is_empty() {
         let whole = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let mut nanos: u64 =
-            if whole == 0 { 0 } else { rest[..whole].parse().ok().filter(|v| *v <= 1 << 63).ok_or_else(invalid)? };
+        let mut nanos: u64 = if whole == 0 {
+            0
+        } else {
+            rest[..whole].parse().ok().filter(|v| *v <= 1 << 63).ok_or_else(invalid)?
+        };
         rest = &rest[whole..];
         let mut fraction = "";
         if let Some(after) = rest.strip_prefix('.') {
@@ -219,7 +222,9 @@ pub fn parse_go_float(text: &str) -> Result<f64, String> {
     let value = match lower.as_str() {
         "inf" | "infinity" => f64::INFINITY,
         "nan" if bare.len() == text.len() => return Ok(f64::NAN),
-        _ if lower.starts_with("0x") => parse_hex_float(&lower[2..]).ok_or_else(|| invalid("invalid syntax"))?,
+        _ if lower.starts_with("0x") => {
+            parse_hex_float(&lower[2..]).ok_or_else(|| invalid("invalid syntax"))?
+        }
         _ => {
             let plain = lower.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'+' | b'-'));
             let value: f64 =
@@ -292,10 +297,7 @@ mod tests {
         assert_eq!(parse_prometheus_duration("").unwrap_err(), "empty duration string");
         assert_eq!(parse_prometheus_duration("5").unwrap_err(), "not a valid duration string: \"5\"");
         assert_eq!(parse_prometheus_duration("5m1h").unwrap_err(), "not a valid duration string: \"5m1h\"");
-        assert_eq!(
-            parse_prometheus_duration("0.5h").unwrap_err(),
-            "unknown unit \".\" in duration \"0.5h\""
-        );
+        assert_eq!(parse_prometheus_duration("0.5h").unwrap_err(), "unknown unit \".\" in duration \"0.5h\"");
         assert_eq!(format_prometheus_duration(90 * SECOND), "1m30s");
         assert_eq!(format_prometheus_duration(7 * 24 * HOUR), "1w");
         assert_eq!(format_prometheus_duration(90 * 24 * HOUR), "90d");
@@ -327,7 +329,10 @@ mod tests {
         assert_eq!(parse_bytes("5XB").unwrap_err(), "unhandled size name: xb");
         assert_eq!(format_bytes(5_242_880), "5.2MB");
         assert_eq!(format_bytes(20_000), "20kB");
-        assert_eq!(parse_go_float("0x1F").unwrap_err(), "strconv.ParseFloat: parsing \"0x1F\": invalid syntax");
+        assert_eq!(
+            parse_go_float("0x1F").unwrap_err(),
+            "strconv.ParseFloat: parsing \"0x1F\": invalid syntax"
+        );
         assert_eq!(parse_go_float("0x1p4"), Ok(16.0));
         assert_eq!(parse_go_float("+Inf"), Ok(f64::INFINITY));
         assert!(parse_go_float("").is_err() && parse_go_float("1_0").is_err());

@@ -43,7 +43,12 @@ impl Regex {
             .syntax(syntax::Config::new().utf8(false))
             .build(&text)
             .map_err(|_| format!("error parsing regexp: expression too large: `{pattern}`"))?;
-        Ok(Self { pattern: pattern.into(), translated: text.into(), groups: translated.groups.into(), engine })
+        Ok(Self {
+            pattern: pattern.into(),
+            translated: text.into(),
+            groups: translated.groups.into(),
+            engine,
+        })
     }
 
     /// The expression as it was written.
@@ -106,7 +111,8 @@ impl Regex {
             }
             rest = after;
             let group = |g: usize| captures.get_group(g).map(|span| &haystack[span.start..span.end]);
-            let digits = name.bytes().all(|b| b.is_ascii_digit()) && (name.len() == 1 || !name.starts_with('0'));
+            let digits =
+                name.bytes().all(|b| b.is_ascii_digit()) && (name.len() == 1 || !name.starts_with('0'));
             let value = if digits {
                 name.parse().ok().and_then(group)
             } else {

@@ -1,8 +1,309 @@
 //! Pipelines: what happens to an entry between the store and the answer.
+//!
+//! A [`Pipeline`] is compiled once per query and shared; each task runs it through a [`PipelineTask`] of its own, which
+//! holds the buffers and caches. Parsers extract only the labels that later stages or the answer name.
 
+mod compile;
+mod filter;
+mod ip;
+mod json_scan;
+pub(crate) mod labels;
+pub(crate) mod line;
+mod logfmt_scan;
+mod parsers;
+mod path;
 pub(crate) mod pattern;
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use skald_model::regex::{Mode, Regex};
+use skald_model::{EntryLabels, Labels, LabelsRef, LineFilter, Matcher, Timestamp};
+
+pub(crate) use compile::Needs;
+use filter::Filter;
+pub(crate) use labels::{Category, EntryState, NameId, sanitize};
+pub use labels::{ERROR, ERROR_DETAILS};
+use parsers::{Parser, ParserCache};
+
+use crate::template::Template;
+
+/// What `__error__` says when a template fails.
+const TEMPLATE_ERROR: &str = "TemplateFormatErr";
+
+/// A compiled pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    stages: Vec<Op>,
+    /// Names that stages know by number.
+    names: Vec<String>,
+    parsers: usize,
+    decolorize: Option<Regex>,
+}
+
+/// A compiled stage.
+#[derive(Debug)]
+enum Op {
+    Line(LineFilter),
+    Parse(Parser, Hints),
+    Filter(Filter),
+    LineFormat(Template),
+    LabelFormat(Vec<(NameId, Assign)>),
+    Decolorize,
+    Drop(Vec<Pick>),
+    Keep(Vec<Pick>),
+}
+
+#[derive(Debug)]
+enum Assign {
+    Rename(NameId),
+    Template(Template),
+}
+
+#[derive(Debug)]
+struct Pick {
+    id: NameId,
+    matcher: Option<Matcher>,
+}
+
+/// What a parser may leave out.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    /// The labels that anything later looks at; `None` for all.
+    needs: Option<Vec<NameId>>,
+    /// Simple filters on single labels that come later: when one fails on a fresh label, the line is done for.
+    filters: Vec<(NameId, Filter)>,
+}
+
+/// One entry after the pipeline.
+#[derive(Clone, Debug)]
+pub struct Processed {
+    /// The line as the stages left it.
+    pub line: Bytes,
+    /// Its labels; entries with equal sets share them.
+    pub labels: Arc<EntryLabels>,
+}
+
+/// A pipeline at work in one task, with its buffers and caches.
+#[derive(Debug)]
+pub struct PipelineTask {
+    pipeline: Arc<Pipeline>,
+    pub(crate) state: EntryState,
+    caches: Vec<ParserCache>,
+    /// The line, once a stage has changed it.
+    line: Vec<u8>,
+    spare: Vec<u8>,
+}
+
+impl Pipeline {
+    /// A task that runs this pipeline.
+    pub fn task(self: &Arc<Self>) -> PipelineTask {
+        let mut task = PipelineTask {
+            pipeline: self.clone(),
+            state: EntryState::default(),
+            caches: vec![],
+            line: vec![],
+            spare: vec![],
+        };
+        task.reset();
+        task
+    }
+}
+
+impl PipelineTask {
+    fn reset(&mut self) {
+        self.state = EntryState::default();
+        for name in &self.pipeline.names {
+            self.state.names.id(name);
+        }
+        self.caches = (0..self.pipeline.parsers).map(|_| ParserCache::default()).collect();
+    }
+
+    /// Runs an entry through the pipeline; `None` if a filter dropped it.
+    pub fn process(
+        &mut self,
+        timestamp: Timestamp,
+        line: &Bytes,
+        stream: &Labels,
+        metadata: LabelsRef<'_>,
+    ) -> Option<Processed> {
+        let changed = self.run(timestamp, line, stream, metadata)?;
+        let line = if changed { Bytes::copy_from_slice(&self.line) } else { line.clone() };
+        Some(Processed { line, labels: self.state.finish() })
+    }
+
+    /// Runs an entry through the pipeline and leaves its labels in `state`; says whether the line was changed.
+    pub(crate) fn run(
+        &mut self,
+        timestamp: Timestamp,
+        input: &[u8],
+        stream: &Labels,
+        metadata: LabelsRef<'_>,
+    ) -> Option<bool> {
+        if self.state.is_overgrown() {
+            self.reset();
+        }
+        self.state.begin(stream, metadata);
+        let pipeline = self.pipeline.clone();
+        let mut changed = false;
+        let mut parser = 0;
+        for stage in &pipeline.stages {
+            let line: &[u8] = if changed { &self.line } else { input };
+            match stage {
+                Op::Line(filter) => {
+                    if !filter.matches(line) {
+                        return None;
+                    }
+                }
+                Op::Parse(p, hints) => {
+                    let cache = &mut self.caches[parser];
+                    parser += 1;
+                    self.spare.clear();
+                    match p.run(line, &mut self.state, cache, hints, &mut self.spare) {
+                        parsers::Outcome::Done => {}
+                        parsers::Outcome::Drop => return None,
+                        parsers::Outcome::NewLine => {
+                            std::mem::swap(&mut self.line, &mut self.spare);
+                            changed = true;
+                        }
+                    }
+                }
+                Op::Filter(filter) => {
+                    if !filter.matches(&mut self.state) {
+                        return None;
+                    }
+                }
+                Op::LineFormat(template) => {
+                    self.spare.clear();
+                    match template.execute(&self.state, line, timestamp, &mut self.spare) {
+                        Ok(()) => {
+                            std::mem::swap(&mut self.line, &mut self.spare);
+                            changed = true;
+                        }
+                        Err(e) => self.state.fail(TEMPLATE_ERROR, Some(&e)),
+                    }
+                }
+                Op::LabelFormat(formats) => {
+                    label_format(&mut self.state, formats, line, timestamp, &mut self.spare);
+                }
+                Op::Decolorize => {
+                    if let Some(regex) = &pipeline.decolorize
+                        && memchr::memchr2(0x1b, 0xc2, line).is_some()
+                    {
+                        self.spare.clear();
+                        let mut end = 0;
+                        for found in regex.engine().find_iter(line) {
+                            self.spare.extend_from_slice(&line[end..found.start()]);
+                            end = found.end();
+                        }
+                        self.spare.extend_from_slice(&line[end..]);
+                        std::mem::swap(&mut self.line, &mut self.spare);
+                        changed = true;
+                    }
+                }
+                Op::Drop(picks) => drop_labels(&mut self.state, picks),
+                Op::Keep(picks) => keep_labels(&mut self.state, picks),
+            }
+        }
+        Some(changed)
+    }
+
+    /// The line as the last [`PipelineTask::run`] left it, if it said that it changed it.
+    pub(crate) fn line(&self) -> &[u8] {
+        &self.line
+    }
+}
+
+fn label_format(
+    state: &mut EntryState,
+    formats: &[(NameId, Assign)],
+    line: &[u8],
+    timestamp: Timestamp,
+    spare: &mut Vec<u8>,
+) {
+    // Templates see the labels as they were before the stage set any.
+    let mut results: smallvec::SmallVec<[(NameId, Vec<u8>); 2]> = Default::default();
+    let mut failed = None;
+    for (id, assign) in formats {
+        match assign {
+            Assign::Rename(source) => {
+                for (id, value) in results.drain(..) {
+                    state.set(Category::Parsed, id, &value);
+                }
+                if state.copy(*source, *id) {
+                    state.remove(*source);
+                }
+            }
+            Assign::Template(template) => {
+                spare.clear();
+                match template.execute(state, line, timestamp, spare) {
+                    Ok(()) if formats.len() == 1 => state.set(Category::Parsed, *id, spare),
+                    Ok(()) => results.push((*id, spare.clone())),
+                    Err(e) => failed = Some(e),
+                }
+            }
+        }
+    }
+    for (id, value) in results {
+        state.set(Category::Parsed, id, &value);
+    }
+    if let Some(e) = failed {
+        state.fail(TEMPLATE_ERROR, Some(&e));
+    }
+}
+
+fn drop_labels(state: &mut EntryState, picks: &[Pick]) {
+    for pick in picks {
+        let passes = |value: &str| pick.matcher.as_ref().is_none_or(|m| m.matches(value));
+        match state.names.name(pick.id) {
+            ERROR => {
+                if passes(state.error()) {
+                    state.clear_error();
+                }
+            }
+            ERROR_DETAILS => {
+                if passes(state.details()) {
+                    state.clear_details();
+                }
+            }
+            _ => {
+                if state.get(pick.id).is_some_and(passes) {
+                    state.remove(pick.id);
+                }
+            }
+        }
+    }
+}
+
+fn keep_labels(state: &mut EntryState, picks: &[Pick]) {
+    let keeps = |id: NameId| {
+        picks.iter().any(|p| {
+            p.id == id && p.matcher.as_ref().is_none_or(|m| m.matches(state.get(id).unwrap_or_default()))
+        })
+    };
+    let gone: smallvec::SmallVec<[NameId; 32]> = state.ids().filter(|id| !keeps(*id)).collect();
+    for id in gone {
+        state.remove(id);
+    }
+}
+
+/// The labels of entries that no stage touches: the stream's and the metadata's, where a name that both have gets a
+/// suffix, as Loki does.
+#[derive(Debug, Default)]
+pub struct PlainLabels {
+    state: EntryState,
+}
+
+impl PlainLabels {
+    /// The labels of an entry of `stream` with `metadata`; equal sets are shared.
+    pub fn labels(&mut self, stream: &Labels, metadata: LabelsRef<'_>) -> Arc<EntryLabels> {
+        if self.state.is_overgrown() {
+            self.state = EntryState::default();
+        }
+        self.state.begin(stream, metadata);
+        self.state.finish()
+    }
+}
 
 /// Checks the expression of a `regexp` stage; the error has Loki's words.
 pub(crate) fn check_regexp(expression: &str) -> Result<Regex, String> {
@@ -23,3 +324,6 @@ pub(crate) fn check_regexp(expression: &str) -> Result<Regex, String> {
 pub(crate) fn check_pattern(expression: &str) -> Result<pattern::Pattern, String> {
     pattern::Pattern::parser(expression)
 }
+
+#[cfg(test)]
+mod tests;

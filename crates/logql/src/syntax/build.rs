@@ -74,7 +74,8 @@ impl Parts {
         })
     }
     fn word(&mut self) -> (&'static str, String) {
-        self.next_where(|n| if let Node::Word(name, text) = n { Some((name, text)) } else { None }).expect(SHAPE)
+        self.next_where(|n| if let Node::Word(name, text) = n { Some((name, text)) } else { None })
+            .expect(SHAPE)
     }
     fn list(&mut self) -> Vec<Node> {
         self.next_where(|n| if let Node::List(list) = n { Some(list) } else { None }).unwrap_or_default()
@@ -161,9 +162,12 @@ impl<'a> Builder<'a> {
         }
         let mut parts = Parts(nodes.into_iter());
         match make {
-            Make::Pass | Make::List | Make::LogRange | Make::LogQuery | Make::TrailingRange | Make::Nothing => {
-                Node::Nothing
-            }
+            Make::Pass
+            | Make::List
+            | Make::LogRange
+            | Make::LogQuery
+            | Make::TrailingRange
+            | Make::Nothing => Node::Nothing,
             Make::Selector => {
                 let of = |n| if let Node::Matcher(m) = n { Some(m) } else { None };
                 Node::Selector(Selector { matchers: parts.list().into_iter().filter_map(of).collect() })
@@ -175,7 +179,11 @@ impl<'a> Builder<'a> {
                 let name = parts.text().expect(SHAPE);
                 let expression = parts.text();
                 let bare = expression.is_none();
-                Node::Extraction(Extraction { expression: expression.unwrap_or_else(|| name.clone()), name, bare })
+                Node::Extraction(Extraction {
+                    expression: expression.unwrap_or_else(|| name.clone()),
+                    name,
+                    bare,
+                })
             }
             Make::LabelComparison => label_comparison(parts),
             Make::LabelAnd => {
@@ -268,7 +276,10 @@ impl<'a> Builder<'a> {
     fn parser(&mut self, mut parts: Parts) -> Node {
         let (name, _) = parts.word();
         let extractions = |nodes: Vec<Node>| -> Vec<Extraction> {
-            nodes.into_iter().filter_map(|n| if let Node::Extraction(e) = n { Some(e) } else { None }).collect()
+            nodes
+                .into_iter()
+                .filter_map(|n| if let Node::Extraction(e) = n { Some(e) } else { None })
+                .collect()
         };
         Node::Stage(match name {
             "json" => Stage::Json(extractions(parts.list())),
@@ -359,8 +370,12 @@ impl<'a> Builder<'a> {
             _ if grouping.is_some() && !groupable => {
                 self.fail(format!("grouping not allowed for {name} aggregation"));
             }
-            _ if unwrap.is_some() && !of_values => self.fail(format!("invalid aggregation {name} with unwrap")),
-            _ if unwrap.is_none() && !of_lines => self.fail(format!("invalid aggregation {name} without unwrap")),
+            _ if unwrap.is_some() && !of_values => {
+                self.fail(format!("invalid aggregation {name} with unwrap"))
+            }
+            _ if unwrap.is_none() && !of_lines => {
+                self.fail(format!("invalid aggregation {name} without unwrap"))
+            }
             _ => {}
         }
         let parameter = parameter.map(|text| {

@@ -291,10 +291,8 @@ const RULES: &[(&str, &str, Make)] = &[
 ];
 
 /// What Skald accepts beyond Loki: a range at the end of a log query.
-const EXTENSIONS: &[(&str, &str, Make)] = &[
-    ("Query", "Selector RANGE", TrailingRange),
-    ("Query", "Selector Pipeline RANGE", TrailingRange),
-];
+const EXTENSIONS: &[(&str, &str, Make)] =
+    &[("Query", "Selector RANGE", TrailingRange), ("Query", "Selector Pipeline RANGE", TrailingRange)];
 
 /// The grammar with its tables.
 pub(crate) struct Grammar {

@@ -239,7 +239,9 @@ impl<'a> Grammar<'a> {
             state.kernel.iter().copied().zip(state.lookahead.iter().copied()).collect();
         while let Some(((rule, dot), after)) = pending.pop() {
             let right = &self.rules[rule as usize].right;
-            let Some(next) = right.get(dot as usize).filter(|s| **s as usize >= self.tokens) else { continue };
+            let Some(next) = right.get(dot as usize).filter(|s| **s as usize >= self.tokens) else {
+                continue;
+            };
             let mut set = 0;
             let mut through = true;
             for s in &right[dot as usize + 1..] {
@@ -268,7 +270,8 @@ impl<'a> Grammar<'a> {
         while let Some(at) = pending.pop() {
             queued[at] = false;
             let sets = self.closure_lookahead(&states[at]);
-            let begun = sets.iter().flat_map(|(n, set)| self.by_left[*n as usize].iter().map(|r| ((*r, 0), *set)));
+            let begun =
+                sets.iter().flat_map(|(n, set)| self.by_left[*n as usize].iter().map(|r| ((*r, 0), *set)));
             let kernel = states[at].kernel.iter().copied().zip(states[at].lookahead.iter().copied());
             let items: Vec<(Item, TokenSet)> = kernel.chain(begun).collect();
             for (item, set) in items {
@@ -295,7 +298,8 @@ impl<'a> Grammar<'a> {
     /// token have one, otherwise shift wins, and the earlier of two rules.
     fn add_reductions(&self, state: &State, row: &mut [Action], precedence: &[Option<Precedence>]) {
         let sets = self.closure_lookahead(state);
-        let empty = sets.iter().flat_map(|(n, set)| self.by_left[*n as usize].iter().map(|r| ((*r, 0), *set)));
+        let empty =
+            sets.iter().flat_map(|(n, set)| self.by_left[*n as usize].iter().map(|r| ((*r, 0), *set)));
         let kernel = state.kernel.iter().copied().zip(state.lookahead.iter().copied());
         let mut complete: Vec<(u16, TokenSet)> = kernel
             .chain(empty)

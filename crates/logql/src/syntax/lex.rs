@@ -68,8 +68,8 @@ impl<'a> Lexer<'a> {
             match scanned {
                 Scanned::End => return done("$end", line, Value::Text("")),
                 Scanned::String => {
-                    let value = text::unquote(text)
-                        .ok_or_else(|| ParseError::at("invalid syntax", line, column))?;
+                    let value =
+                        text::unquote(text).ok_or_else(|| ParseError::at("invalid syntax", line, column))?;
                     return done("STRING", line, Value::String(value));
                 }
                 Scanned::Number => {
@@ -97,7 +97,9 @@ impl<'a> Lexer<'a> {
                 }
                 "[" => return self.range(column),
                 "-" => {
-                    if let Some(flag) = ["--strict", "--keep-empty"].into_iter().find(|f| self.flag_follows(f)) {
+                    if let Some(flag) =
+                        ["--strict", "--keep-empty"].into_iter().find(|f| self.flag_follows(f))
+                    {
                         self.advance(flag.len() - 1);
                         return Ok(self.lexeme("FUNCTION_FLAG", 0, column, Value::Text(flag)));
                     }
@@ -269,7 +271,9 @@ impl<'a> Lexer<'a> {
         let digit = |c: char| if base == 16 { c.is_ascii_hexdigit() } else { c.is_ascii_digit() } || c == '_';
         let whole = self.at;
         self.skip_while(digit);
-        let mut invalid = self.source[whole..self.at].chars().find(|c| base < 10 && c.to_digit(base).is_none() && *c != '_');
+        let mut invalid = self.source[whole..self.at]
+            .chars()
+            .find(|c| base < 10 && c.to_digit(base).is_none() && *c != '_');
         has_digits |= self.source[whole..self.at].contains(|c| c != '_');
         let mut float = false;
         if self.peek() == Some('.') {
@@ -286,7 +290,9 @@ impl<'a> Lexer<'a> {
             return Err(format!("{name} has no digits"));
         }
         match self.peek() {
-            Some(e @ ('e' | 'E')) if prefixed => return Err(format!("'{e}' exponent requires decimal mantissa")),
+            Some(e @ ('e' | 'E')) if prefixed => {
+                return Err(format!("'{e}' exponent requires decimal mantissa"));
+            }
             Some(e @ ('p' | 'P')) if base != 16 => {
                 return Err(format!("'{e}' exponent requires hexadecimal mantissa"));
             }
@@ -319,7 +325,9 @@ impl<'a> Lexer<'a> {
     /// The duration that `number` and what follows it directly make, with the length of the latter.
     fn duration_after(&self, number: &str) -> Option<(usize, i64)> {
         let rest = self.rest();
-        let part = |c: char| c.is_numeric() || matches!(c, 'n' | 'u' | 'µ' | 'm' | 's' | 'h' | 'd' | 'w' | 'y' | '.');
+        let part = |c: char| {
+            c.is_numeric() || matches!(c, 'n' | 'u' | 'µ' | 'm' | 's' | 'h' | 'd' | 'w' | 'y' | '.')
+        };
         let len = rest.find(|c: char| !part(c)).unwrap_or(rest.len());
         if len == 0 {
             return None;
@@ -331,7 +339,8 @@ impl<'a> Lexer<'a> {
     fn bytes_after(&self, number: &str) -> Option<(usize, u64)> {
         let rest = self.rest();
         let part = |c: char| {
-            c.is_numeric() || matches!(c, 'B' | 'i' | 'k' | 'K' | 'M' | 'g' | 'G' | 't' | 'T' | 'p' | 'P' | '.')
+            c.is_numeric()
+                || matches!(c, 'B' | 'i' | 'k' | 'K' | 'M' | 'g' | 'G' | 't' | 'T' | 'p' | 'P' | '.')
         };
         let len = rest.find(|c: char| !part(c)).unwrap_or(rest.len());
         if len == 0 {

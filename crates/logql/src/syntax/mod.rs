@@ -36,10 +36,7 @@ pub fn parse(query: &str) -> Result<Expr, ParseError> {
 /// Parses a query.
 pub fn parse_with(query: &str, options: ParseOptions) -> Result<Expr, ParseError> {
     if query.len() > MAX_INPUT_BYTES {
-        return Err(ParseError::whole(format!(
-            "input size too long ({} > {MAX_INPUT_BYTES})",
-            query.len()
-        )));
+        return Err(ParseError::whole(format!("input size too long ({} > {MAX_INPUT_BYTES})", query.len())));
     }
     let grammar = if options.loki_strict { Grammar::strict() } else { Grammar::extended() };
     let expr = run(grammar, query)?;

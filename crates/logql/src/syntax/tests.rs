@@ -44,10 +44,7 @@ fn errors_name_the_place() {
     fails(r#"{app="\q"}"#, "parse error at line 1, col 6: invalid char escape");
     fails("08", "parse error at line 1, col 1: invalid digit '8' in octal literal");
     fails(r#"rate({a="b"}[5m"#, "parse error at line 0, col 13: missing closing ']' in duration");
-    fails(
-        r#"topk by (a) ({a="b"})"#,
-        "parse error at line 1, col 21: syntax error: unexpected )",
-    );
+    fails(r#"topk by (a) ({a="b"})"#, "parse error at line 1, col 21: syntax error: unexpected )");
 }
 
 #[test]

@@ -34,8 +34,14 @@ const TOO_DEEP: &str = "expression nests too deeply";
 
 /// Translates `pattern`; the error is Go's text.
 pub(super) fn translate(pattern: &str) -> Result<Translated, String> {
-    Translator { pattern, rest: pattern, out: String::with_capacity(pattern.len() + 8), groups: vec![], depth: 0 }
-        .run()
+    Translator {
+        pattern,
+        rest: pattern,
+        out: String::with_capacity(pattern.len() + 8),
+        groups: vec![],
+        depth: 0,
+    }
+    .run()
 }
 
 struct Translator<'a> {
@@ -83,9 +89,7 @@ impl<'a> Translator<'a> {
                 '{' => match parse_repeat(before) {
                     Some((min, max, len)) => {
                         let operator = &before[..len];
-                        if min > MAX_REPEAT
-                            || max.is_some_and(|m| m > MAX_REPEAT || m < min)
-                        {
+                        if min > MAX_REPEAT || max.is_some_and(|m| m > MAX_REPEAT || m < min) {
                             return Err(error(REPEAT_COUNT, operator));
                         }
                         self.rest = &before[len..];
@@ -305,8 +309,8 @@ impl<'a> Translator<'a> {
                     let name = &t[..end + 4];
                     let bare = t[2..2 + end].trim_start_matches('^');
                     let known = [
-                        "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
-                        "space", "upper", "word", "xdigit",
+                        "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print",
+                        "punct", "space", "upper", "word", "xdigit",
                     ];
                     if !known.contains(&bare) {
                         return Err(error(CLASS_RANGE, name));
@@ -370,7 +374,8 @@ fn parse_repeat(text: &str) -> Option<(u32, Option<u32>, usize)> {
     let body = &text[1..text.find('}')?];
     let len = body.len() + 2;
     let number = |t: &str| {
-        let ok = !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit()) && (t.len() == 1 || !t.starts_with('0'));
+        let ok =
+            !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit()) && (t.len() == 1 || !t.starts_with('0'));
         // A count beyond any limit need not be exact.
         ok.then(|| t.parse().unwrap_or(u32::MAX))
     };

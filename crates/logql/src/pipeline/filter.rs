@@ -1,0 +1,111 @@
+//! Label filters.
+
+use skald_model::Matcher;
+
+use super::ip::IpMatcher;
+use super::labels::{ERROR, EntryState, NameId};
+use crate::ast::{Comparison, LabelFilter};
+use crate::units;
+
+/// What `__error__` says when a label does not parse.
+const LABEL_FILTER_ERROR: &str = "LabelFilterErr";
+
+/// A compiled condition on labels.
+#[derive(Clone, Debug)]
+pub(crate) enum Filter {
+    Text(NameId, Matcher),
+    /// On `__error__`, which is not an ordinary label.
+    Error(Matcher),
+    Number(NameId, Comparison, f64),
+    /// Seconds are not used: nanoseconds, as the literal was read.
+    Duration(NameId, Comparison, i64),
+    Bytes(NameId, Comparison, u64),
+    Ip(NameId, bool, IpMatcher),
+    And(Box<Filter>, Box<Filter>),
+    Or(Box<Filter>, Box<Filter>),
+}
+
+impl Filter {
+    /// Compiles a filter; fails if an `ip()` is not valid.
+    pub(crate) fn compile(filter: &LabelFilter, id: &mut impl FnMut(&str) -> NameId) -> Result<Self, String> {
+        Ok(match filter {
+            LabelFilter::Text(m) if &*m.name == ERROR => Filter::Error(m.clone()),
+            LabelFilter::Text(m) => Filter::Text(id(&m.name), m.clone()),
+            LabelFilter::Number(name, op, v) => Filter::Number(id(name), *op, *v),
+            LabelFilter::Duration(name, op, v) => Filter::Duration(id(name), *op, *v),
+            LabelFilter::Bytes(name, op, v) => Filter::Bytes(id(name), *op, *v),
+            LabelFilter::Ip { name, negative, pattern } => {
+                Filter::Ip(id(name), *negative, IpMatcher::new(pattern)?)
+            }
+            LabelFilter::And(a, b) => Filter::And(Self::compile(a, id)?.into(), Self::compile(b, id)?.into()),
+            LabelFilter::Or(a, b) => Filter::Or(Self::compile(a, id)?.into(), Self::compile(b, id)?.into()),
+        })
+    }
+
+    /// The one label that the filter looks at, if it is a simple one.
+    pub(crate) fn single_label(&self) -> Option<NameId> {
+        match self {
+            Filter::Text(id, _)
+            | Filter::Number(id, ..)
+            | Filter::Duration(id, ..)
+            | Filter::Bytes(id, ..)
+            | Filter::Ip(id, ..) => Some(*id),
+            Filter::Error(_) | Filter::And(..) | Filter::Or(..) => None,
+        }
+    }
+
+    /// Adds the labels that the filter looks at.
+    pub(crate) fn add_labels(&self, out: &mut Vec<NameId>) {
+        match self {
+            Filter::And(a, b) | Filter::Or(a, b) => {
+                a.add_labels(out);
+                b.add_labels(out);
+            }
+            other => out.extend(other.single_label()),
+        }
+    }
+
+    /// Whether the entry passes. A label that does not parse lets it pass and leaves an error.
+    pub(crate) fn matches(&self, state: &mut EntryState) -> bool {
+        match self {
+            Filter::Text(id, m) => m.matches(state.get(*id).unwrap_or_default()),
+            Filter::Error(m) => m.matches(state.error()),
+            Filter::And(a, b) => {
+                // Both are evaluated: the second may leave an error that a later filter sees.
+                let left = a.matches(state);
+                b.matches(state) && left
+            }
+            Filter::Or(a, b) => a.matches(state) || b.matches(state),
+            // Once there is an error only text filters decide.
+            _ if state.has_error() => true,
+            Filter::Number(id, op, want) => {
+                compare(state, *id, *op, want, |text| units::parse_go_float(text))
+            }
+            Filter::Duration(id, op, want) => {
+                compare(state, *id, *op, want, |text| units::parse_go_duration(text))
+            }
+            Filter::Bytes(id, op, want) => compare(state, *id, *op, want, |text| units::parse_bytes(text)),
+            Filter::Ip(id, negative, ip) => match state.get(*id) {
+                Some(text) => ip.find(text.as_bytes()) != *negative,
+                None => false,
+            },
+        }
+    }
+}
+
+fn compare<T: PartialOrd>(
+    state: &mut EntryState,
+    id: NameId,
+    op: Comparison,
+    want: &T,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> bool {
+    let Some(text) = state.get(id) else { return false };
+    match parse(text) {
+        Ok(value) => op.compare(&value, want),
+        Err(reason) => {
+            state.fail(LABEL_FILTER_ERROR, Some(&reason));
+            true
+        }
+    }
+}
