@@ -10,7 +10,7 @@
 //! object stores. It never parses LogQL (predicates arrive as types of `skald-model`), never talks to other
 //! nodes, and never deletes a data file that a table may still name.
 
-// Enable when block/mod.rs is there: pub mod block;
+pub mod block;
 pub mod cache;
 pub mod store;
 pub mod table;

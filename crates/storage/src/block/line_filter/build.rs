@@ -1,0 +1,93 @@
+//! Builds the line filter, page by page.
+
+use crate::block::delta::load;
+
+use super::scan::Masks;
+use super::{BLOCK, ID_LEN, anchor_hash, bits_of, block_of};
+
+/// Builds the filter section of a block.
+pub(crate) struct IdFilterBuilder {
+    bits_per_key: f64,
+    masks: Masks,
+    hashes: Vec<u64>,
+    seen: Vec<u64>,
+    words: Vec<u64>,
+    directory: Vec<u8>,
+    blocks: Vec<u8>,
+    pages: u32,
+}
+
+impl IdFilterBuilder {
+    pub(crate) fn new(bits_per_key: f64) -> Self {
+        Self {
+            bits_per_key,
+            masks: Masks::default(),
+            hashes: vec![],
+            seen: vec![],
+            words: vec![],
+            directory: vec![],
+            blocks: vec![],
+            pages: 0,
+        }
+    }
+
+    /// Adds the next line page: lines of these lengths, one after the other.
+    pub(crate) fn add_page(&mut self, data: &[u8], lengths: &[u32]) {
+        let (hashes, mut lens) = (&mut self.hashes, 0u64);
+        hashes.clear();
+        self.masks.for_each_id(data, lengths, |start, end| {
+            hashes.push(anchor_hash(load(data, start)));
+            if end - start > ID_LEN {
+                hashes.push(anchor_hash(load(data, end - ID_LEN)));
+            }
+            lens |= 1 << (end - start).min(63);
+        });
+        self.add_keys();
+        self.directory.extend_from_slice(&((self.blocks.len() / BLOCK) as u32).to_le_bytes());
+        self.directory.extend_from_slice(&lens.to_le_bytes());
+        self.pages += 1;
+    }
+
+    fn add_keys(&mut self) {
+        if self.hashes.is_empty() {
+            return;
+        }
+        let bits = self.distinct() * self.bits_per_key;
+        let n = (bits / (BLOCK * 8) as f64).ceil().max(1.0) as usize;
+        self.words.clear();
+        self.words.resize(n * BLOCK / 8, 0);
+        for h in &self.hashes {
+            let block = &mut self.words[block_of(*h, n) * (BLOCK / 8)..][..BLOCK / 8];
+            for bit in bits_of(*h) {
+                block[bit / 64] |= 1 << (bit % 64);
+            }
+        }
+        self.blocks.reserve(n * BLOCK);
+        self.words.iter().for_each(|w| self.blocks.extend_from_slice(&w.to_le_bytes()));
+    }
+
+    /// About how many of the hashes are distinct, by linear counting: setting bits twice does no harm in the filter
+    /// itself, so only its size depends on this, and no set of keys is needed.
+    fn distinct(&mut self) -> f64 {
+        let bits = (self.hashes.len() * 8).next_power_of_two().max(64);
+        self.seen.clear();
+        self.seen.resize(bits / 64, 0);
+        for h in &self.hashes {
+            let bit = (h >> 16) as usize & (bits - 1);
+            self.seen[bit / 64] |= 1 << (bit % 64);
+        }
+        let set: u32 = self.seen.iter().map(|w| w.count_ones()).sum();
+        let share = f64::from(set) / bits as f64;
+        -(1.0 - share).ln() * bits as f64
+    }
+
+    /// The section.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(super::HEAD + self.directory.len() + self.blocks.len());
+        out.extend_from_slice(&self.pages.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.directory);
+        out.extend_from_slice(&self.blocks);
+        out
+    }
+}

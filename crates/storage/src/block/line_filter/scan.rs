@@ -1,0 +1,177 @@
+//! Finds the id-like tokens of a page, 64 bytes at a time.
+//!
+//! Of each byte two bits are computed: whether it is a digit, and whether it *continues* a token, that is: it and
+//! the byte before it are letters or digits of the same line. A token of at least eight bytes then is a byte that
+//! continues none, followed by seven that do; the rest is shifting words.
+
+use super::ID_LEN;
+
+/// Bit sets over the bytes of a page, kept from page to page.
+#[derive(Default)]
+pub(super) struct Masks {
+    continues: Vec<u64>,
+    digit: Vec<u64>,
+}
+
+impl Masks {
+    /// Calls `each` with the start and the end of every id-like token of `data`, whose lines have these lengths.
+    pub(super) fn for_each_id(&mut self, data: &[u8], lengths: &[u32], mut each: impl FnMut(usize, usize)) {
+        self.fill(data);
+        let mut at = 0;
+        for length in lengths {
+            // A line's first byte continues nothing.
+            if let Some(word) = self.continues.get_mut(at / 64) {
+                *word &= !(1 << (at % 64));
+            }
+            at += *length as usize;
+        }
+        for i in 0..self.continues.len() - 1 {
+            let mut starts = self.long_starts(i);
+            while starts != 0 {
+                let start = i * 64 + starts.trailing_zeros() as usize;
+                starts &= starts - 1;
+                let end = self.end_of(start);
+                if self.has_digit(start, end) {
+                    each(start, end);
+                }
+            }
+        }
+    }
+
+    fn fill(&mut self, data: &[u8]) {
+        let words = data.len().div_ceil(64);
+        // One more word, so that each has a next.
+        self.continues.clear();
+        self.continues.reserve(words + 1);
+        self.digit.clear();
+        self.digit.reserve(words + 1);
+        let mut carry = 0;
+        let mut add = |chunk: &[u8; 64]| {
+            let (alnum, digit) = classify(chunk);
+            self.continues.push(alnum & ((alnum << 1) | carry));
+            self.digit.push(digit);
+            carry = alnum >> 63;
+        };
+        let (chunks, rest) = data.as_chunks::<64>();
+        chunks.iter().for_each(&mut add);
+        if !rest.is_empty() {
+            let mut last = [0; 64];
+            last[..rest.len()].copy_from_slice(rest);
+            add(&last);
+        }
+        self.continues.push(0);
+        self.digit.push(0);
+    }
+
+    /// The bytes of word `i` that begin tokens of at least eight bytes.
+    #[inline]
+    fn long_starts(&self, i: usize) -> u64 {
+        let both = u128::from(self.continues[i]) | u128::from(self.continues[i + 1]) << 64;
+        let one = both >> 1;
+        let two = one & (one >> 1);
+        let four = two & (two >> 2);
+        let seven = four & (four >> 3);
+        seven as u64 & !self.continues[i]
+    }
+
+    /// The end of the token of at least eight bytes at `start`.
+    #[inline]
+    fn end_of(&self, start: usize) -> usize {
+        let from = start + ID_LEN;
+        let (mut i, bit) = (from / 64, from % 64);
+        let mut stops = !self.continues[i] >> bit << bit;
+        while stops == 0 {
+            i += 1;
+            stops = !self.continues[i];
+        }
+        i * 64 + stops.trailing_zeros() as usize
+    }
+
+    #[inline]
+    fn has_digit(&self, start: usize, end: usize) -> bool {
+        let (mut i, bit) = (start / 64, start % 64);
+        let mut word = self.digit[i] >> bit << bit;
+        loop {
+            if word != 0 {
+                return i * 64 + (word.trailing_zeros() as usize) < end;
+            }
+            i += 1;
+            if i * 64 >= end {
+                return false;
+            }
+            word = self.digit[i];
+        }
+    }
+}
+
+/// Which of 64 bytes are ASCII letters or digits, and which are digits; eight at a time by arithmetic on words.
+#[inline]
+fn classify(chunk: &[u8; 64]) -> (u64, u64) {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    // The high bit of each byte of `v`, all below 0x80, that lies between `low` and `high`.
+    let between = |v: u64, low: u8, high: u8| {
+        let at_least = v + u64::from(0x80 - low) * ONES;
+        let above = v + u64::from(0x7f - high) * ONES;
+        at_least & !above & HIGH
+    };
+    // Moves the high bits of eight bytes into one byte.
+    let gather = |bits: u64| (bits >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    let (mut alnum, mut digit) = (0, 0);
+    for (i, eight) in chunk.as_chunks::<8>().0.iter().enumerate() {
+        let bytes = u64::from_le_bytes(*eight);
+        let (ascii, v) = (!bytes & HIGH, bytes & !HIGH);
+        let digits = between(v, b'0', b'9') & ascii;
+        let letters = between(v | (0x20 * ONES), b'a', b'z') & ascii;
+        digit |= gather(digits) << (8 * i);
+        alnum |= gather(digits | letters) << (8 * i);
+    }
+    (alnum, digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_byte_is_classified() {
+        for b in 0..=255u8 {
+            for at in [0, 7, 8, 15, 16, 63] {
+                let mut chunk = [b' '; 64];
+                chunk[at] = b;
+                let expected =
+                    (u64::from(b.is_ascii_alphanumeric()) << at, u64::from(b.is_ascii_digit()) << at);
+                assert_eq!(classify(&chunk), expected, "{b}");
+            }
+        }
+    }
+
+    fn by_hand(lines: &[Vec<u8>]) -> Vec<(usize, usize)> {
+        let (mut out, mut base) = (vec![], 0);
+        for line in lines {
+            let mut at = 0;
+            for token in line.split(|b| !b.is_ascii_alphanumeric()) {
+                if token.len() >= 8 && token.iter().any(u8::is_ascii_digit) {
+                    out.push((base + at, base + at + token.len()));
+                }
+                at += token.len() + 1;
+            }
+            base += line.len();
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn finds_the_tokens_that_splitting_finds(
+            lines in proptest::collection::vec("([a-z]{1,9}|[0-9A-F]{3,80}|[ é\n=]|[a-f0-9]{8}){0,12}", 0..12)
+        ) {
+            let lines: Vec<Vec<u8>> = lines.into_iter().map(String::into_bytes).collect();
+            let lengths: Vec<u32> = lines.iter().map(|l| l.len() as u32).collect();
+            let mut found = vec![];
+            Masks::default().for_each_id(&lines.concat(), &lengths, |s, e| found.push((s, e)));
+            prop_assert_eq!(found, by_hand(&lines));
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The stream index: which streams a block holds, where their rows lie, and how to find them by label.
+//!
+//! Streams are numbered in the order of the block. The index is cut into pages of [`PAGE_STREAMS`] streams, each
+//! decoded when it is first needed, so that a block of a million streams does not have to be loaded to use ten: the
+//! directory tells the time range of each page and, by a small Bloom filter, which label pairs are *not* in it.
+//!
+//! ```text
+//! header     u32 streams · u32 pages · u64 rows, line bytes, metadata bytes · i64 first, last time · digest
+//! directory  per page: u32 first row · u32 length · u32 filter length · i64 first, last time
+//! filters    per page: Bloom filter of its label pairs
+//! pages      u32 pairs · u32 raw length · u32 stored length · zstd(pairs, sorted; per stream the numbers of its pairs)
+//!            · per stream: varints rows, time − page's first, last − first, bytes, digest count − rows
+//!            · u64 ids · u128 digest sums
+//! ```
+
+mod build;
+mod decode;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use skald_model::{Digest, Labels, MatchOp, Selector, StreamId, TimeRange, Timestamp};
+use xxhash_rust::xxh3::xxh3_64;
+
+pub(crate) use build::{BuiltStream, StreamIndexBuilder};
+use decode::Directory;
+use page::StreamPage;
+
+use super::error::{Result, corrupt};
+
+/// Streams of one page of the index.
+pub(crate) const PAGE_STREAMS: usize = 1024;
+
+/// What the index knows about the whole block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Streams in the block.
+    pub streams: u32,
+    /// Rows in the block.
+    pub rows: u64,
+    /// Bytes of all lines.
+    pub raw_bytes: u64,
+    /// Bytes of all structured metadata, packed.
+    pub metadata_bytes: u64,
+    /// Earliest time.
+    pub min_ts: Timestamp,
+    /// Latest time.
+    pub max_ts: Timestamp,
+    /// Digest of all rows.
+    pub digest: Digest,
+}
+
+/// One stream of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Its number in the block.
+    pub ordinal: u32,
+    /// Identity.
+    pub id: StreamId,
+    /// Labels.
+    pub labels: Labels,
+    /// Its rows in the block.
+    pub rows: Range<u32>,
+    /// Earliest time.
+    pub min_ts: Timestamp,
+    /// Latest time.
+    pub max_ts: Timestamp,
+    /// Bytes of its lines.
+    pub bytes: u64,
+    /// Digest of its rows.
+    pub digest: Digest,
+}
+
+/// Where a stream's rows lie, and when: what planning needs of a [`StreamInfo`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StreamExtent {
+    pub(crate) rows: Range<u32>,
+    pub(crate) min_ts: Timestamp,
+    pub(crate) max_ts: Timestamp,
+}
+
+/// The stream index of one block.
+#[derive(Debug)]
+pub struct StreamIndex {
+    section: Bytes,
+    totals: Totals,
+    directory: Vec<Directory>,
+    pages: Vec<OnceLock<Arc<StreamPage>>>,
+}
+
+impl StreamIndex {
+    /// What the index knows about the whole block.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Number of streams.
+    pub fn len(&self) -> usize {
+        self.totals.streams as usize
+    }
+
+    /// Whether there are no streams.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The streams that `selector` passes and that have rows in `range`, as far as their first and last time tell;
+    /// in order.
+    pub fn select(&self, selector: &Selector, range: TimeRange) -> Result<Vec<u32>> {
+        let required: Vec<u64> = selector
+            .matchers
+            .iter()
+            .filter(|m| m.op == MatchOp::Equal && !m.value.is_empty())
+            .map(|m| pair_hash(&m.name, &m.value))
+            .collect();
+        let mut out = Vec::new();
+        for (i, d) in self.directory.iter().enumerate() {
+            let possible = range.overlaps(d.min_ts, d.max_ts)
+                && required.iter().all(|h| filter_has(&self.section[d.filter.clone()], *h));
+            if possible {
+                self.page(i)?.select(selector, range, (i * PAGE_STREAMS) as u32, &mut out);
+            }
+        }
+        Ok(out)
+    }
+
+    /// The stream with number `ordinal`.
+    pub fn get(&self, ordinal: u32) -> Result<StreamInfo> {
+        let (page, i) = self.locate(ordinal)?;
+        Ok(page.info(i, ordinal))
+    }
+
+    /// Calls `each` with the label pairs of the block's streams; a pair may come more than once.
+    pub fn for_each_pair(&self, mut each: impl FnMut(&str, &str)) -> Result<()> {
+        for i in 0..self.directory.len() {
+            self.page(i)?.for_each_pair(&mut each);
+        }
+        Ok(())
+    }
+
+    /// Bytes of memory that the index takes when all its pages have been used.
+    pub fn memory_bytes(&self) -> usize {
+        // Measured: a decoded stream with six labels takes 110 to 130 bytes, its part of the section included.
+        self.section.len() + self.len() * 96 + self.directory.len() * size_of::<Directory>()
+    }
+
+    pub(crate) fn section_len(&self) -> usize {
+        self.section.len()
+    }
+
+    pub(crate) fn extent(&self, ordinal: u32) -> Result<StreamExtent> {
+        let (page, i) = self.locate(ordinal)?;
+        Ok(page.extent(i))
+    }
+
+    /// The id of the stream with number `ordinal`.
+    pub fn id(&self, ordinal: u32) -> Result<StreamId> {
+        let (page, i) = self.locate(ordinal)?;
+        Ok(page.id(i))
+    }
+
+    fn locate(&self, ordinal: u32) -> Result<(&StreamPage, usize)> {
+        if ordinal >= self.totals.streams {
+            return Err(corrupt("stream index", format!("no stream has number {ordinal}")));
+        }
+        let page = self.page(ordinal as usize / PAGE_STREAMS)?;
+        Ok((page, ordinal as usize % PAGE_STREAMS))
+    }
+
+    fn page(&self, i: usize) -> Result<&StreamPage> {
+        if let Some(page) = self.pages[i].get() {
+            return Ok(page);
+        }
+        let d = &self.directory[i];
+        let streams = (self.len() - i * PAGE_STREAMS).min(PAGE_STREAMS);
+        let page = StreamPage::decode(&self.section[d.page.clone()], streams, d.first_row, d.min_ts)?;
+        Ok(self.pages[i].get_or_init(|| Arc::new(page)))
+    }
+}
+
+/// The hash under which a label pair is found in the directory.
+fn pair_hash(name: &str, value: &str) -> u64 {
+    let mut packed = Vec::with_capacity(name.len() + value.len() + 4);
+    skald_model::labels::pack_pair(&mut packed, name, value);
+    xxh3_64(&packed)
+}
+
+/// Probes per pair; with ten bits per pair one of a hundred absent pairs is taken for present.
+const FILTER_PROBES: u64 = 4;
+
+fn filter_bits(hash: u64, len: usize) -> impl Iterator<Item = (usize, u8)> {
+    let step = (hash >> 32) | 1;
+    (0..FILTER_PROBES).map(move |i| {
+        let bit = hash.wrapping_add(step.wrapping_mul(i)) as u32 as usize % (len * 8);
+        (bit / 8, 1 << (bit % 8))
+    })
+}
+
+fn filter_has(filter: &[u8], hash: u64) -> bool {
+    !filter.is_empty() && filter_bits(hash, filter.len()).all(|(byte, bit)| filter[byte] & bit != 0)
+}
