@@ -227,8 +227,10 @@ impl<S> InstrumentedStore<S> {
     /// Counts a listing as one request that ends with its first item.
     fn measured_to_the_first(
         &self,
-        mut listing: BoxStream<'static, Result<ObjectMeta>>,
+        listing: BoxStream<'static, Result<ObjectMeta>>,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
+        // Fused, because an empty listing is asked once more below.
+        let mut listing = listing.fuse();
         let metrics = self.metrics.clone();
         let begin = async move {
             let since = Instant::now();

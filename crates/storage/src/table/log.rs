@@ -110,11 +110,11 @@ pub(super) fn commit_info(operation: Operation, now_ms: i64) -> Action {
 
 /// The line that adds a block.
 pub(super) fn add(block: &NewBlock, data_change: bool, now_ms: i64) -> Result<Action, serde_json::Error> {
-    let tag = BlockTag { stats: block.stats.clone(), origin: block.origin.clone() };
+    let tag = BlockTag { summary: block.summary.clone(), origin: block.origin.clone() };
     Ok(Action::Add(Add {
         path: block.path.clone(),
         partition_values: partition(block.date),
-        size: block.stats.file_size as i64,
+        size: block.summary.file_size as i64,
         modification_time: now_ms,
         data_change,
         stats: Some(delta_stats(block)),
@@ -164,16 +164,16 @@ fn partition(date: i32) -> HashMap<String, Option<String>> {
 /// Delta's statistics, by which other engines skip files. Times are milliseconds there: the least is rounded
 /// down, the greatest up, so that no entry lies outside.
 fn delta_stats(block: &NewBlock) -> String {
-    let stats = &block.stats;
-    let min = delta_time(stats.min_ts.div_euclid(1_000_000));
-    let max = delta_time(-(-stats.max_ts).div_euclid(1_000_000));
+    let summary = &block.summary;
+    let min = delta_time(summary.min_ts.div_euclid(1_000_000));
+    let max = delta_time(-(-summary.max_ts).div_euclid(1_000_000));
     let (id_min, id_max) = match block.stream_ids {
         Some((min, max)) => (format!(",\"stream_id\":{min}"), format!(",\"stream_id\":{max}")),
         None => Default::default(),
     };
     format!(
         "{{\"numRecords\":{},\"minValues\":{{\"timestamp\":\"{min}\"{id_min}}},\"maxValues\":{{\"timestamp\":\"{max}\"{id_max}}},\"nullCount\":{{\"timestamp\":0,\"nanos\":0,\"stream_id\":0}}}}",
-        stats.rows
+        summary.rows
     )
 }
 
@@ -186,32 +186,35 @@ pub(super) fn entry_of(block: &NewBlock) -> BlockEntry {
     BlockEntry {
         path: block.path.clone(),
         date: block.date,
-        stats: block.stats.clone(),
+        summary: block.summary.clone(),
         origin: block.origin.clone(),
     }
 }
 
 /// What a new block must keep to, for the table's order and pruning to hold.
 pub(super) fn check_block(block: &NewBlock) -> Result<(), String> {
-    let stats = &block.stats;
+    let summary = &block.summary;
     let name = block.path.strip_prefix(&format!("date={}/", date_text(block.date)));
     let name = name.and_then(|n| n.strip_suffix(".parquet")).ok_or("the path does not fit its date")?;
     if name.is_empty() || name.chars().any(|c| !(c.is_ascii_alphanumeric() || "._-".contains(c))) {
         return Err("the name has characters other than 0-9A-Za-z._-".into());
     }
     let day = |t: Timestamp| skald_model::time::day_of(t);
-    if stats.min_ts > stats.max_ts || day(stats.min_ts) != block.date || day(stats.max_ts) != block.date {
+    if summary.min_ts > summary.max_ts
+        || day(summary.min_ts) != block.date
+        || day(summary.max_ts) != block.date
+    {
         return Err(format!(
             "its times {} to {} do not lie within {}",
-            stats.min_ts,
-            stats.max_ts,
+            summary.min_ts,
+            summary.max_ts,
             date_text(block.date)
         ));
     }
-    if stats.rows == 0 || stats.file_size == 0 || stats.tail_offset > stats.file_size {
+    if summary.rows == 0 || summary.file_size == 0 || summary.tail_offset > summary.file_size {
         return Err(format!(
             "its sizes are not those of a block (rows {}, bytes {}, tail at {})",
-            stats.rows, stats.file_size, stats.tail_offset
+            summary.rows, summary.file_size, summary.tail_offset
         ));
     }
     Ok(())
@@ -295,10 +298,10 @@ impl Replayed {
             return Err(Unacceptable::Foreign(format!("its file {path} was written by something else")));
         };
         let damaged = |reason: String| Unacceptable::Damaged(format!("file {path}: {reason}"));
-        let BlockTag { stats, origin } =
+        let BlockTag { summary, origin } =
             serde_json::from_str(tag).map_err(|e| damaged(format!("tag {BLOCK_TAG}: {e}")))?;
         let date = date.and_then(date_of_text).ok_or_else(|| damaged("no date".into()))?;
-        self.changes.adds.push(Arc::new(BlockEntry { path, date, stats, origin }));
+        self.changes.adds.push(Arc::new(BlockEntry { path, date, summary, origin }));
         Ok(())
     }
 
@@ -343,16 +346,17 @@ pub(super) fn decode(version: i64, bytes: &[u8]) -> Result<Replayed, Unacceptabl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::entry::{BlockOrigin, BlockStats};
+    use crate::block::BlockSummary;
+    use crate::table::entry::BlockOrigin;
     use proptest::prelude::*;
 
     fn block(min_ts: i64, max_ts: i64) -> NewBlock {
         let date = skald_model::time::day_of(min_ts);
-        let stats = BlockStats { rows: 3, min_ts, max_ts, file_size: 10, ..Default::default() };
+        let summary = BlockSummary { rows: 3, min_ts, max_ts, file_size: 10, ..Default::default() };
         NewBlock {
             path: block_path(date, "a-1"),
             date,
-            stats,
+            summary,
             origin: BlockOrigin::default(),
             stream_ids: Some((-5, i64::MAX)),
         }
@@ -412,7 +416,7 @@ mod tests {
         let odd = NewBlock { path: block_path(0, "a b"), ..block(5, 6) };
         assert!(check_block(&odd).unwrap_err().contains("characters"));
         let mut hollow = block(5, 6);
-        hollow.stats.rows = 0;
+        hollow.summary.rows = 0;
         assert!(check_block(&hollow).unwrap_err().contains("rows 0"));
     }
 
@@ -445,9 +449,9 @@ mod tests {
             app in "[a-z\"\\\\]{1,8}",
         ) {
             let mut new = block(from, from + long);
-            new.stats.rows = rows;
-            new.stats.digest = skald_model::Digest { count: rows, sum };
-            new.stats.label_values.insert("app".into(), vec![value, String::new()]);
+            new.summary.rows = rows;
+            new.summary.digest = skald_model::Digest { count: rows, sum };
+            new.summary.label_values.insert("app".into(), Some([value, String::new()].into()));
             let gone = entry_of(&block(0, 1));
             let actions = [
                 commit_info(Operation::Flush, 1),

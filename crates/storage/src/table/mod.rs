@@ -28,7 +28,9 @@ mod tenant;
 
 pub use catalog::{Catalog, CatalogConfig};
 pub use commit::{Committed, FlushCommit, RewriteCommit};
-pub use entry::{BlockEntry, BlockOrigin, BlockStats, NewBlock};
+pub use entry::{BlockEntry, BlockOrigin, NewBlock};
+
+pub use crate::block::BlockSummary;
 pub use error::{Error, Result};
 pub use log::block_path;
 pub use maintain::Maintained;

@@ -61,9 +61,7 @@ impl Snapshot {
         range: TimeRange,
         selector: &'a Selector,
     ) -> impl Iterator<Item = &'a Arc<BlockEntry>> {
-        self.blocks
-            .iter()
-            .filter(move |b| range.overlaps(b.stats.min_ts, b.stats.max_ts) && b.stats.may_match(selector))
+        self.blocks.iter().filter(move |b| b.summary.may_hold(selector, range))
     }
 
     /// The table after the commits of `log`, which follow on this version in order.
@@ -126,7 +124,7 @@ mod tests {
         Arc::new(BlockEntry {
             path: format!("b{n:03}"),
             date: 0,
-            stats: Default::default(),
+            summary: Default::default(),
             origin: Default::default(),
         })
     }

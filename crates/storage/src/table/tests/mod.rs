@@ -53,7 +53,7 @@ fn rig(config: FaultConfig) -> Rig {
 
 fn block(name: &str) -> NewBlock {
     let start = i64::from(DATE) * DAY;
-    let stats = BlockStats {
+    let summary = BlockSummary {
         rows: 10,
         raw_bytes: 1000,
         streams: 2,
@@ -62,11 +62,11 @@ fn block(name: &str) -> NewBlock {
         file_size: 500,
         tail_offset: 400,
         digest: Digest { count: 10, sum: u128::MAX / 3 },
-        label_values: [("app".to_owned(), vec!["a".to_owned(), "b".to_owned()])].into(),
+        label_values: [("app".to_owned(), Some(["a".to_owned(), "b".to_owned()].into()))].into(),
         ..Default::default()
     };
     let origin = BlockOrigin { epoch_min: 7, epoch_max: 7, writer: "i".into(), ..Default::default() };
-    NewBlock { path: block_path(DATE, name), date: DATE, stats, origin, stream_ids: Some((-9, 9)) }
+    NewBlock { path: block_path(DATE, name), date: DATE, summary, origin, stream_ids: Some((-9, 9)) }
 }
 
 fn flush(app: &str, version: i64) -> FlushCommit {

@@ -96,12 +96,12 @@ async fn selection_is_by_time_and_labels() {
         let selector = Selector { matchers: vec![Matcher::new("app", MatchOp::Equal, app).unwrap()] };
         snapshot.select(TimeRange { start, end }, &selector).count()
     };
-    let stats = block("x").stats;
-    assert_eq!(found(stats.min_ts, stats.min_ts + 1, "a"), 1);
-    assert_eq!(found(stats.min_ts, stats.min_ts + 1, "z"), 0);
-    assert_eq!(found(stats.min_ts - 5, stats.min_ts, "a"), 0);
-    assert_eq!(found(stats.max_ts, i64::MAX, "b"), 1);
-    assert_eq!(found(stats.max_ts + 1, i64::MAX, "b"), 0);
+    let summary = block("x").summary;
+    assert_eq!(found(summary.min_ts, summary.min_ts + 1, "a"), 1);
+    assert_eq!(found(summary.min_ts, summary.min_ts + 1, "z"), 0);
+    assert_eq!(found(summary.min_ts - 5, summary.min_ts, "a"), 0);
+    assert_eq!(found(summary.max_ts, i64::MAX, "b"), 1);
+    assert_eq!(found(summary.max_ts + 1, i64::MAX, "b"), 0);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ async fn the_first_flush_makes_the_table_and_all_see_it() {
     let seen = reader.snapshot(&tenant()).await.unwrap();
     assert_eq!(seen, committed.snapshot);
     let (entry, new) = (seen.block(&block("i-1-5").path).unwrap(), block("i-1-5"));
-    assert_eq!((&entry.stats, &entry.origin, entry.date), (&new.stats, &new.origin, DATE));
+    assert_eq!((&entry.summary, &entry.origin, entry.date), (&new.summary, &new.origin, DATE));
     assert_eq!(*catalog_on(rig.store).snapshot(&tenant()).await.unwrap(), *seen);
 }
 
