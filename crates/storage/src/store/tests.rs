@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -134,8 +134,10 @@ impl ObjectStore for Overwriting {
     ) -> BoxStream<'static, StoreResult<Path>> {
         self.0.delete_stream(paths)
     }
+    /// As strict as those over HTTP: asking on after the end panics.
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        self.0.list(prefix)
+        let listing = self.0.list(prefix);
+        futures::stream::unfold(listing, |mut l| async move { l.next().await.map(|item| (item, l)) }).boxed()
     }
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
         self.0.list_with_delimiter(prefix).await
@@ -339,6 +341,19 @@ async fn retries_ride_out_what_passes_and_never_repeat_a_create() {
     (0..1000).for_each(|_| handle.arm(Request::Get, "x", Fault::Error));
     assert!(store.get(&path).await.is_err());
     assert!(metrics.requests(Operation::Get) < 100);
+}
+
+#[tokio::test]
+async fn listings_pass_all_layers_whole_even_if_empty() {
+    let core = Overwriting(InMemory::new());
+    let faulty = FaultStore::new(core, FaultConfig::default());
+    let measured = InstrumentedStore::new(faulty, StoreMetrics::unregistered());
+    let store = RetryStore::new(measured, RetryPolicy::default(), 1);
+    assert!(paths(&store).await.is_empty());
+    for path in ["a", "b/c", "d"] {
+        store.put(&Path::from(path), "x".into()).await.unwrap();
+    }
+    assert_eq!(paths(&store).await, ["a", "b/c", "d"]);
 }
 
 #[tokio::test]

@@ -72,6 +72,27 @@ async fn tables_without_checkpoint_open_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_that_fail_harm_nothing() {
+    for seed in 0..5 {
+        let weather = FaultConfig { seed, error: 0.1, lost: 0.1, torn: 0.05, ..Default::default() };
+        let rig = rig(weather);
+        let catalog = catalog_with(&every(3), rig.store.clone());
+        let mut checkpoints = 0;
+        for version in 0..20 {
+            while catalog.commit_flush(&tenant(), &flush("i", version)).await.is_err() {}
+            // Whoever keeps a table comes round again; errors may stay errors.
+            checkpoints +=
+                usize::from(catalog.maintain(&tenant()).await.is_ok_and(|m| m.checkpoint.is_some()));
+        }
+        assert!(checkpoints > 0);
+        let calm: Arc<dyn ObjectStore> = rig.memory.clone();
+        let fresh = catalog_on(calm.clone()).snapshot(&tenant()).await.unwrap();
+        assert_eq!((fresh.version, fresh.blocks.len(), fresh.txn("i")), (19, 20, Some(19)));
+        assert_eq!(as_others_see_it(calm, "fake").await, paths(&fresh));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn odd_tenant_names_can_be_checkpointed() {
     let rig = rig(FaultConfig::default());
     let catalog = catalog_with(&every(1), rig.store.clone());
