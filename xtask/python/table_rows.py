@@ -21,7 +21,7 @@ def query(source, table, condition):
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     if source == "duckdb-files":
-        relation = "read_parquet('%s/**/*.parquet', hive_partitioning = true)" % table.replace("'", "''")
+        relation = "read_parquet('%s/date=*/*.parquet', hive_partitioning = true)" % table.replace("'", "''")
     elif source == "duckdb-delta":
         try:
             connection.execute("LOAD delta")
