@@ -170,11 +170,7 @@ impl Catalog {
     pub async fn tenants(&self) -> Result<Vec<TenantId>> {
         let root = (!self.root.as_ref().is_empty()).then_some(&self.root);
         let listing = self.store.list_with_delimiter(root).await;
-        let listing = listing.map_err(|e| Error::Store {
-            what: "list the tables",
-            tenant: TenantId::new("all").expect("a valid id"),
-            source: Arc::new(e),
-        })?;
+        let listing = listing.map_err(|e| Error::Listing { source: Arc::new(e) })?;
         let names = listing.common_prefixes.iter().filter_map(Path::filename);
         let mut tenants: Vec<_> = names.filter_map(|name| TenantId::new(name).ok()).collect();
         tenants.sort();

@@ -71,6 +71,8 @@ pub(super) enum Standing {
 pub(super) trait Intent {
     /// The blocks that it adds.
     fn adds(&self) -> &[NewBlock];
+    /// The oldest version that tells anything about it.
+    fn base_version(&self) -> i64;
     /// Whether `snapshot` has it, can take it, or can't take it any more.
     fn standing(&self, snapshot: &Snapshot) -> Standing;
     /// What it writes on top of `snapshot`, and what that changes.
@@ -80,6 +82,10 @@ pub(super) trait Intent {
 impl Intent for FlushCommit {
     fn adds(&self) -> &[NewBlock] {
         &self.blocks
+    }
+
+    fn base_version(&self) -> i64 {
+        NO_VERSION
     }
 
     fn standing(&self, snapshot: &Snapshot) -> Standing {
@@ -114,6 +120,10 @@ impl RewriteCommit {
 impl Intent for RewriteCommit {
     fn adds(&self) -> &[NewBlock] {
         &self.adds
+    }
+
+    fn base_version(&self) -> i64 {
+        self.base.version
     }
 
     fn standing(&self, snapshot: &Snapshot) -> Standing {
@@ -193,32 +203,40 @@ impl Catalog {
         // Processes that race have different ids and addresses, so different jitter.
         let mut backoff =
             Backoff::new(policy, Arc::as_ptr(table).addr() as u64 ^ u64::from(std::process::id()));
-        let mut tried = false;
+        let (mut tried, mut raced) = (false, false);
         loop {
-            let snapshot = if tried { table.refresh().await } else { table.known_or_load().await };
+            let known = table.known().filter(|k| !tried && k.version >= intent.base_version());
+            let snapshot = match known {
+                Some(known) => Ok(known),
+                None => table.refresh().await,
+            };
             match snapshot {
                 // Until the log can be read, it is not known where the commit stands.
                 Err(e @ Error::Store { .. }) => unconfirmed.reason = e.to_string(),
                 Err(e) => return Err(e),
                 Ok(snapshot) => match intent.standing(&snapshot) {
                     Standing::Done => {
-                        let (before, already) = (table.known(), !tried);
-                        self.weigh_again(table, before.as_ref(), &snapshot);
-                        return Ok(Committed { snapshot, already });
+                        self.weigh_again(table, None, &snapshot);
+                        return Ok(Committed { snapshot, already: !tried });
                     }
                     Standing::Conflict(reason) => {
                         return Err(Error::Conflict { tenant: table.tenant.clone(), reason });
                     }
                     Standing::ToDo => match self.attempt(table, intent, &snapshot).await? {
                         Ok(snapshot) => return Ok(Committed { snapshot, already: false }),
-                        Err(e) => unconfirmed.reason = e.to_string(),
+                        Err(e) => {
+                            unconfirmed.reason = e.to_string();
+                            raced = matches!(e, object_store::Error::AlreadyExists { .. });
+                        }
                     },
                 },
             }
+            let first_race = raced && !tried;
             tried = true;
             self.metrics.commit_retries.inc();
             tracing::debug!(tenant = %table.tenant, reason = %unconfirmed.reason, "committing again");
-            if !backoff.pause().await {
+            // Others may have committed since this process last looked; that is no reason to wait yet.
+            if !first_race && !backoff.pause().await {
                 return Err(unconfirmed.error(self, table));
             }
         }

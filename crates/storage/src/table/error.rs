@@ -74,6 +74,13 @@ pub enum Error {
         source: Arc<object_store::Error>,
     },
 
+    /// The store failed to list the tables.
+    #[error("failed to list the tables: {source}")]
+    Listing {
+        /// The store's error.
+        source: Arc<object_store::Error>,
+    },
+
     /// The Delta library failed.
     #[error("failed to {what} of tenant {tenant}: {reason}")]
     Delta {
@@ -94,6 +101,7 @@ impl Error {
             Error::Conflict { .. }
             | Error::Unconfirmed { .. }
             | Error::Store { .. }
+            | Error::Listing { .. }
             | Error::Delta { .. } => Kind::Unavailable,
         }
     }

@@ -174,6 +174,16 @@ async fn rewrites_exclude_each_other_even_of_other_files_but_not_flushes() {
 }
 
 #[tokio::test]
+async fn a_rewrite_may_come_through_a_catalog_that_has_not_seen_its_base() {
+    let rig = rig(FaultConfig::default());
+    let other = catalog_on(rig.store.clone());
+    other.snapshot(&tenant()).await.unwrap();
+    let (_, base) = table_of_two(&rig.store).await;
+    let done = other.commit_rewrite(&tenant(), &rewrite(&base, &["i-1"], &["x"])).await.unwrap();
+    assert_eq!(paths(&done.snapshot), [block("i-2").path, block("x").path]);
+}
+
+#[tokio::test]
 async fn a_rewrite_whose_answer_is_lost_has_happened() {
     let rig = rig(FaultConfig::default());
     let (catalog, base) = table_of_two(&rig.store).await;
