@@ -17,6 +17,7 @@ pub mod units;
 
 pub use ast::{Expr, LogExpr, MetricExpr};
 pub use error::ParseError;
+pub use metric::{MetricQuery, Partial, QueryLimits, QueryValue, RangeLeaf, RangeObserver, Steps};
 pub use pipeline::{Pipeline, PipelineTask, PlainLabels, Processed};
 pub use plan::LogQuery;
 pub use syntax::{ParseOptions, canonical, format_query, parse, parse_selector, parse_with};

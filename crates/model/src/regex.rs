@@ -161,6 +161,7 @@ mod tests {
         check(r"[]a]", "]", true);
         check(r"[\d-]", "-", true);
         check(r"[^\D]", "5", true);
+        check(r"\<[<>]", "a<>b", true);
         check(r"\pN", "٣", true);
         check(r"\p{^N}", "5", false);
         check(r"a.b", "a\nb", false);

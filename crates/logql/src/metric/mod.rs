@@ -1,4 +1,24 @@
-//! Metric queries.
+//! Metric queries: compiled to range aggregations, which tasks compute apart as mergeable partial states, and an outer
+//! part, which is evaluated over the merged states.
+//!
+//! ```text
+//! MetricQuery::compile ── per leaf and task: observer() ── observe(entry)… ── finish() ── Partial
+//!                                                   merge(Partial, Partial) ── evaluate() ── QueryValue
+//! ```
+
+mod encode;
+mod evaluate;
+mod observe;
+mod plan;
+mod state;
+mod window;
+
+pub use encode::PartialDecodeError;
+pub use evaluate::{QueryLimits, QueryValue, Sample, Series};
+pub use observe::RangeObserver;
+pub use plan::{MetricQuery, RangeLeaf};
+pub use state::Partial;
+pub use window::Steps;
 
 use crate::ast::BinaryOp;
 
@@ -24,3 +44,6 @@ pub(crate) fn fold_literals(op: BinaryOp, left: f64, right: f64) -> f64 {
         BinaryOp::Or | BinaryOp::And | BinaryOp::Unless => left,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ const LABEL_FILTER_ERROR: &str = "LabelFilterErr";
 pub(crate) enum Filter {
     Text(NameId, Matcher),
     /// On `__error__`, which is not an ordinary label.
-    Error(Matcher),
+    Error(NameId, Matcher),
     Number(NameId, Comparison, f64),
     /// Seconds are not used: nanoseconds, as the literal was read.
     Duration(NameId, Comparison, i64),
@@ -29,7 +29,7 @@ impl Filter {
     /// Compiles a filter; fails if an `ip()` is not valid.
     pub(crate) fn compile(filter: &LabelFilter, id: &mut impl FnMut(&str) -> NameId) -> Result<Self, String> {
         Ok(match filter {
-            LabelFilter::Text(m) if &*m.name == ERROR => Filter::Error(m.clone()),
+            LabelFilter::Text(m) if &*m.name == ERROR => Filter::Error(id(ERROR), m.clone()),
             LabelFilter::Text(m) => Filter::Text(id(&m.name), m.clone()),
             LabelFilter::Number(name, op, v) => Filter::Number(id(name), *op, *v),
             LabelFilter::Duration(name, op, v) => Filter::Duration(id(name), *op, *v),
@@ -50,7 +50,7 @@ impl Filter {
             | Filter::Duration(id, ..)
             | Filter::Bytes(id, ..)
             | Filter::Ip(id, ..) => Some(*id),
-            Filter::Error(_) | Filter::And(..) | Filter::Or(..) => None,
+            Filter::Error(..) | Filter::And(..) | Filter::Or(..) => None,
         }
     }
 
@@ -61,6 +61,8 @@ impl Filter {
                 a.add_labels(out);
                 b.add_labels(out);
             }
+            // No parser makes this label, so whoever looks for errors makes parsers read to the end.
+            Filter::Error(id, _) => out.push(*id),
             other => out.extend(other.single_label()),
         }
     }
@@ -69,7 +71,7 @@ impl Filter {
     pub(crate) fn matches(&self, state: &mut EntryState) -> bool {
         match self {
             Filter::Text(id, m) => m.matches(state.get(*id).unwrap_or_default()),
-            Filter::Error(m) => m.matches(state.error()),
+            Filter::Error(_, m) => m.matches(state.error()),
             Filter::And(a, b) => {
                 // Both are evaluated: the second may leave an error that a later filter sees.
                 let left = a.matches(state);

@@ -112,6 +112,8 @@ pub(crate) struct EntryState {
     streams: Vec<StreamState>,
     by_labels: FxHashMap<Labels, usize>,
     current: Option<usize>,
+    /// How often the streams were forgotten: their numbers mean others afterwards.
+    epoch: u32,
 
     /// Per name: the value in the stream's labels, if the stamp is the stream's.
     base: Vec<(u32, Span)>,
@@ -162,6 +164,7 @@ impl EntryState {
         if self.streams.len() >= MAX_STREAMS || self.names.len() >= MAX_NAMES {
             self.streams.clear();
             self.by_labels.clear();
+            self.epoch += 1;
         }
         let index = match self.by_labels.get(stream) {
             Some(index) => *index,
@@ -190,6 +193,11 @@ impl EntryState {
             self.base[place] = (self.base_stamp, span);
         }
         self.base_bytes = self.values.len();
+    }
+
+    /// An empty state that is not taken for this one.
+    pub(crate) fn successor(&self) -> Self {
+        Self { epoch: self.epoch + 1, ..Self::default() }
     }
 
     /// Whether names piled up so that the task should be rebuilt.
@@ -340,10 +348,15 @@ impl EntryState {
         labels.chain(errors.into_iter().filter(|(_, v)| !v.is_empty()))
     }
 
-    /// The finished labels; sets that were made before are shared.
-    pub(crate) fn finish(&mut self) -> Arc<EntryLabels> {
-        let mut key = std::mem::take(&mut self.key);
-        key.clear();
+    /// Appends bytes that stand for the labels of the entry: equal bytes mean equal labels.
+    pub(crate) fn add_key(&self, key: &mut Vec<u8>) {
+        key.extend_from_slice(&self.epoch.to_le_bytes());
+        key.extend_from_slice(&(self.current.unwrap_or(usize::MAX) as u32).to_le_bytes());
+        self.add_changes(key);
+    }
+
+    /// The same within one stream.
+    fn add_changes(&self, key: &mut Vec<u8>) {
         for id in &self.touched {
             let slot = self.slots[*id as usize];
             key.extend_from_slice(&id.to_le_bytes());
@@ -362,6 +375,13 @@ impl EntryState {
             key.push(0xff);
             key.extend_from_slice(self.details.as_bytes());
         }
+    }
+
+    /// The finished labels; sets that were made before are shared.
+    pub(crate) fn finish(&mut self) -> Arc<EntryLabels> {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        self.add_changes(&mut key);
         let known = self.current.and_then(|c| self.streams[c].sets.get(&key[..]).cloned());
         let labels = known.unwrap_or_else(|| {
             let labels = Arc::new(self.build());

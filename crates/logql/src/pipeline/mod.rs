@@ -20,9 +20,9 @@ use bytes::Bytes;
 use skald_model::regex::{Mode, Regex};
 use skald_model::{EntryLabels, Labels, LabelsRef, LineFilter, Matcher, Timestamp};
 
-pub(crate) use compile::Needs;
-use filter::Filter;
-pub(crate) use labels::{Category, EntryState, NameId, sanitize};
+pub(crate) use compile::{Needs, unwrap_labels};
+pub(crate) use filter::Filter;
+pub(crate) use labels::{Category, EntryState, NameId, pack, sanitize};
 pub use labels::{ERROR, ERROR_DETAILS};
 use parsers::{Parser, ParserCache};
 
@@ -96,6 +96,11 @@ pub struct PipelineTask {
 }
 
 impl Pipeline {
+    /// Whether any stage is left to run.
+    pub(crate) fn has_stages(&self) -> bool {
+        !self.stages.is_empty()
+    }
+
     /// A task that runs this pipeline.
     pub fn task(self: &Arc<Self>) -> PipelineTask {
         let mut task = PipelineTask {
@@ -112,7 +117,7 @@ impl Pipeline {
 
 impl PipelineTask {
     fn reset(&mut self) {
-        self.state = EntryState::default();
+        self.state = self.state.successor();
         for name in &self.pipeline.names {
             self.state.names.id(name);
         }

@@ -358,8 +358,8 @@ impl<'a> Translator<'a> {
 }
 
 fn write_literal(out: &mut String, c: char) {
-    // Escaping all of ASCII's punctuation is allowed and safe, also inside of classes.
-    if c.is_ascii_punctuation() {
+    // Not all punctuation: `\<` would be the beginning of a word.
+    if regex_syntax::is_meta_character(c) {
         out.push('\\');
         out.push(c);
     } else if c.is_ascii_control() {
