@@ -70,7 +70,9 @@ impl Data {
                 labels.insert("service_name".into(), found.unwrap_or("unknown_service".into()));
             }
             let labels = Labels::from_pairs(labels.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-            let metadata = pairs(&row["metadata"]);
+            // Ingestion makes names of structured metadata label names.
+            let name = |k: String| k.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+            let metadata: BTreeMap<_, _> = pairs(&row["metadata"]).into_iter().map(|(k, v)| (name(k), v)).collect();
             let rows = streams.entry(labels).or_default();
             let entry = Row {
                 timestamp: row["ts"].as_str().unwrap().parse().unwrap(),
@@ -128,6 +130,9 @@ fn duration(text: &str) -> Option<i64> {
     }
 }
 
+/// Loki's default `max_query_length`.
+const MAX_RANGE: i64 = 721 * 3600 * 1_000_000_000;
+
 enum Answer {
     Body(Value),
     Error(u16, String),
@@ -158,6 +163,10 @@ fn answer(case: &Value, data: &Data, strict: bool) -> Answer {
             k.eq_ignore_ascii_case("X-Loki-Response-Encoding-Flags") && v == "categorize-labels"
         })
     });
+    let bad = |name: &str, ok: &dyn Fn(&str) -> bool| p.get(name).is_some_and(|v| !ok(v));
+    if bad("step", &|v| duration(v).is_some_and(|s| s > 0 && s < i64::MAX)) || bad("limit", &|v| v.parse().is_ok_and(|l: u32| l > 0)) {
+        return Answer::Skip;
+    }
     let unusual = ["since", "interval", "regexp", "shards", "direction"].iter().any(|n| {
         p.get(*n).is_some_and(|v| {
             *n != "direction" || !matches!(v.to_lowercase().as_str(), "forward" | "backward")
@@ -187,7 +196,7 @@ fn answer(case: &Value, data: &Data, strict: bool) -> Answer {
                 None => Some(((end - start) / 1_000_000_000 / 250).max(1) * 1_000_000_000),
             };
             match step.filter(|s| *s > 0) {
-                Some(step) if (end - start) / step <= 11_000 && end >= start => {
+                Some(step) if (end - start) / step <= 11_000 && end >= start && end - start <= MAX_RANGE => {
                     metric(m, Steps::aligned(start, end, step), data)
                 }
                 _ => Answer::Skip,
@@ -197,7 +206,7 @@ fn answer(case: &Value, data: &Data, strict: bool) -> Answer {
             let limit = p.get("limit").map_or(Some(100), |l| l.parse::<usize>().ok());
             let Some(limit) = limit.filter(|l| (1..=5000).contains(l)) else { return Answer::Skip };
             let forward = p.get("direction").is_some_and(|d| d.eq_ignore_ascii_case("forward"));
-            if end < start || end - start > 721 * 3600 * 1_000_000_000 {
+            if end < start || end - start > MAX_RANGE {
                 return Answer::Skip;
             }
             logs(log, (start, end), limit, forward, categorize, data)
@@ -214,7 +223,9 @@ fn logs(
     data: &Data,
 ) -> Answer {
     let query = LogQuery::compile(log);
-    let start = query.range.map_or(start, |r| end - r);
+    let start = query.range.map_or(start, |r| start.max(end - r));
+    // An empty range still holds its one instant.
+    let end = end.max(start + 1);
     let mut task = query.pipeline.as_ref().map(|p| p.task());
     let mut plain = PlainLabels::default();
     let mut found: Vec<(i64, usize, usize, Processed)> = vec![];

@@ -1,9 +1,10 @@
 //! Label filters.
 
-use skald_model::Matcher;
+use skald_model::{MatchOp, Matcher};
 
 use super::ip::IpMatcher;
 use super::labels::{ERROR, EntryState, NameId};
+use super::reduce::Reduced;
 use crate::ast::{Comparison, LabelFilter};
 use crate::units;
 
@@ -14,6 +15,8 @@ const LABEL_FILTER_ERROR: &str = "LabelFilterErr";
 #[derive(Clone, Debug)]
 pub(crate) enum Filter {
     Text(NameId, Matcher),
+    /// A regular expression that Loki reduces to comparisons of texts.
+    Reduced(NameId, bool, Reduced),
     /// On `__error__`, which is not an ordinary label.
     Error(NameId, Matcher),
     Number(NameId, Comparison, f64),
@@ -30,7 +33,14 @@ impl Filter {
     pub(crate) fn compile(filter: &LabelFilter, id: &mut impl FnMut(&str) -> NameId) -> Result<Self, String> {
         Ok(match filter {
             LabelFilter::Text(m) if &*m.name == ERROR => Filter::Error(id(ERROR), m.clone()),
-            LabelFilter::Text(m) => Filter::Text(id(&m.name), m.clone()),
+            LabelFilter::Text(m) => {
+                let negative = m.op == MatchOp::NotMatch;
+                let is_regex = negative || m.op == MatchOp::Match;
+                match Reduced::of(&m.value).filter(|_| is_regex) {
+                    Some(reduced) => Filter::Reduced(id(&m.name), negative, reduced),
+                    None => Filter::Text(id(&m.name), m.clone()),
+                }
+            }
             LabelFilter::Number(name, op, v) => Filter::Number(id(name), *op, *v),
             LabelFilter::Duration(name, op, v) => Filter::Duration(id(name), *op, *v),
             LabelFilter::Bytes(name, op, v) => Filter::Bytes(id(name), *op, *v),
@@ -46,6 +56,7 @@ impl Filter {
     pub(crate) fn single_label(&self) -> Option<NameId> {
         match self {
             Filter::Text(id, _)
+            | Filter::Reduced(id, ..)
             | Filter::Number(id, ..)
             | Filter::Duration(id, ..)
             | Filter::Bytes(id, ..)
@@ -71,6 +82,9 @@ impl Filter {
     pub(crate) fn matches(&self, state: &mut EntryState) -> bool {
         match self {
             Filter::Text(id, m) => m.matches(state.get(*id).unwrap_or_default()),
+            Filter::Reduced(id, negative, reduced) => {
+                reduced.matches(state.get(*id).unwrap_or_default()) != *negative
+            }
             Filter::Error(_, m) => m.matches(state.error()),
             Filter::And(a, b) => {
                 // Both are evaluated: the second may leave an error that a later filter sees.

@@ -256,14 +256,11 @@ impl EntryState {
         self.put(id, Some((category as u8, span)));
     }
 
-    /// Gives label `to` the value and category of `from`.
-    pub(crate) fn copy(&mut self, from: NameId, to: NameId) -> bool {
-        match self.span(from) {
-            Some((category, span)) => {
-                self.put(to, Some((category as u8, span)));
-                true
-            }
-            None => false,
+    /// Moves the value of `from` to `to`, which counts as made by the query.
+    pub(crate) fn rename(&mut self, from: NameId, to: NameId) {
+        if let Some((_, span)) = self.span(from) {
+            self.put(to, Some((Category::Parsed as u8, span)));
+            self.put(from, None);
         }
     }
 

@@ -13,6 +13,7 @@ mod logfmt_scan;
 mod parsers;
 mod path;
 pub(crate) mod pattern;
+mod reduce;
 
 use std::sync::Arc;
 
@@ -235,9 +236,7 @@ fn label_format(
                 for (id, value) in results.drain(..) {
                     state.set(Category::Parsed, id, &value);
                 }
-                if state.copy(*source, *id) {
-                    state.remove(*source);
-                }
+                state.rename(*source, *id);
             }
             Assign::Template(template) => {
                 spare.clear();
