@@ -72,7 +72,8 @@ impl Data {
             let labels = Labels::from_pairs(labels.iter().map(|(k, v)| (k.as_str(), v.as_str())));
             // Ingestion makes names of structured metadata label names.
             let name = |k: String| k.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-            let metadata: BTreeMap<_, _> = pairs(&row["metadata"]).into_iter().map(|(k, v)| (name(k), v)).collect();
+            let metadata: BTreeMap<_, _> =
+                pairs(&row["metadata"]).into_iter().map(|(k, v)| (name(k), v)).collect();
             let rows = streams.entry(labels).or_default();
             let entry = Row {
                 timestamp: row["ts"].as_str().unwrap().parse().unwrap(),
@@ -164,7 +165,9 @@ fn answer(case: &Value, data: &Data, strict: bool) -> Answer {
         })
     });
     let bad = |name: &str, ok: &dyn Fn(&str) -> bool| p.get(name).is_some_and(|v| !ok(v));
-    if bad("step", &|v| duration(v).is_some_and(|s| s > 0 && s < i64::MAX)) || bad("limit", &|v| v.parse().is_ok_and(|l: u32| l > 0)) {
+    if bad("step", &|v| duration(v).is_some_and(|s| s > 0 && s < i64::MAX))
+        || bad("limit", &|v| v.parse().is_ok_and(|l: u32| l > 0))
+    {
         return Answer::Skip;
     }
     let unusual = ["since", "interval", "regexp", "shards", "direction"].iter().any(|n| {
@@ -507,7 +510,11 @@ fn queries_answer_as_recorded() {
                 by_category.entry(category).or_default().1 += 1;
                 continue;
             }
-            let result = check(&case, answer(&case, &data, strict));
+            let answer = answer(&case, &data, strict);
+            if let (Some(_), Answer::Body(body)) = (&only, &answer) {
+                println!("{id}: {body:#}");
+            }
+            let result = check(&case, answer);
             let counts = by_category.entry(category).or_default();
             match result {
                 Ok(true) => counts.0 += 1,

@@ -92,7 +92,8 @@ impl Filter {
                 b.matches(state) && left
             }
             Filter::Or(a, b) => a.matches(state) || b.matches(state),
-            // Once there is an error only text filters decide.
+            // A label that is not there drops the entry; else only text filters decide once there is an error.
+            other if other.single_label().is_some_and(|id| state.get(id).is_none()) => false,
             _ if state.has_error() => true,
             Filter::Number(id, op, want) => {
                 compare(state, *id, *op, want, |text| units::parse_go_float(text))

@@ -318,6 +318,11 @@ impl EntryState {
         &self.details
     }
 
+    /// The details as the entry's labels show them: not alone on an entry that no stage has touched, as in Loki.
+    fn shown_details(&self) -> &str {
+        if self.error.is_none() && self.touched.is_empty() { "" } else { &self.details }
+    }
+
     pub(crate) fn has_error(&self) -> bool {
         self.error.is_some()
     }
@@ -340,7 +345,7 @@ impl EntryState {
 
     /// All labels with the error labels, in no particular order.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        let errors = [(ERROR, self.error()), (ERROR_DETAILS, self.details())];
+        let errors = [(ERROR, self.error()), (ERROR_DETAILS, self.shown_details())];
         let labels = self.ids().map(|id| (self.names.name(id), self.get(id).unwrap_or_default()));
         labels.chain(errors.into_iter().filter(|(_, v)| !v.is_empty()))
     }
@@ -366,11 +371,12 @@ impl EntryState {
                 }
             }
         }
-        if self.error.is_some() || !self.details.is_empty() {
+        let details = self.shown_details();
+        if self.error.is_some() || !details.is_empty() {
             key.extend_from_slice(&u32::MAX.to_le_bytes());
             key.extend_from_slice(self.error().as_bytes());
             key.push(0xff);
-            key.extend_from_slice(self.details.as_bytes());
+            key.extend_from_slice(details.as_bytes());
         }
     }
 
@@ -402,7 +408,7 @@ impl EntryState {
                 groups[category as usize].push((self.names.name(id), self.text(span)));
             }
         }
-        for (name, value) in [(ERROR, self.error()), (ERROR_DETAILS, self.details())] {
+        for (name, value) in [(ERROR, self.error()), (ERROR_DETAILS, self.shown_details())] {
             if !value.is_empty() {
                 groups[Category::Parsed as usize].push((name, value));
             }

@@ -125,6 +125,17 @@ impl PipelineTask {
         self.caches = (0..self.pipeline.parsers).map(|_| ParserCache::default()).collect();
     }
 
+    /// Whether no filter of the pipeline drops the entry.
+    pub fn accepts(
+        &mut self,
+        timestamp: Timestamp,
+        line: &[u8],
+        stream: &Labels,
+        metadata: LabelsRef<'_>,
+    ) -> bool {
+        self.run(timestamp, line, stream, metadata).is_some()
+    }
+
     /// Runs an entry through the pipeline; `None` if a filter dropped it.
     pub fn process(
         &mut self,

@@ -52,6 +52,8 @@ struct LogRange {
 /// The parser's stack of values.
 pub(super) struct Builder<'a> {
     grammar: &'a Grammar,
+    /// Round byte sizes as Loki does.
+    rounds_bytes: bool,
     stack: Vec<(Node, u32)>,
     error: Option<ParseError>,
 }
@@ -103,8 +105,8 @@ fn texts(nodes: Vec<Node>) -> Vec<String> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(grammar: &'a Grammar) -> Self {
-        Self { grammar, stack: Vec::new(), error: None }
+    pub(super) fn new(grammar: &'a Grammar, rounds_bytes: bool) -> Self {
+        Self { grammar, rounds_bytes, stack: Vec::new(), error: None }
     }
 
     pub(super) fn shift(&mut self, lexeme: Lexeme<'_>) {
@@ -112,6 +114,11 @@ impl<'a> Builder<'a> {
             Value::Text(text) => Node::Word(self.grammar.name(lexeme.token), text.to_owned()),
             Value::String(text) => Node::Text(text),
             Value::Duration(nanos) => Node::Duration(nanos),
+            // Loki's frontend prints the query and its queriers parse it again; printing rounds byte sizes, so that
+            // `77GiB` means 83 GB there.
+            Value::Bytes(bytes) if self.rounds_bytes => {
+                Node::Bytes(units::parse_bytes(&units::format_bytes(bytes)).unwrap_or(bytes))
+            }
             Value::Bytes(bytes) => Node::Bytes(bytes),
         };
         self.stack.push((node, 0));

@@ -24,7 +24,8 @@ pub const MAX_DEPTH: u32 = 600;
 /// How to parse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParseOptions {
-    /// Refuse what Loki refuses: selectors that match everything, log queries with a trailing range.
+    /// Refuse what Loki refuses: selectors that match everything, log queries with a trailing range. Byte sizes are
+    /// rounded to two or three digits, because Loki does that on the way from its frontend to its queriers.
     pub loki_strict: bool,
 }
 
@@ -39,7 +40,7 @@ pub fn parse_with(query: &str, options: ParseOptions) -> Result<Expr, ParseError
         return Err(ParseError::whole(format!("input size too long ({} > {MAX_INPUT_BYTES})", query.len())));
     }
     let grammar = if options.loki_strict { Grammar::strict() } else { Grammar::extended() };
-    let expr = run(grammar, query)?;
+    let expr = run(grammar, query, options)?;
     check_sorting(&expr)?;
     if options.loki_strict {
         each_selector(&expr, &mut |s| check_selector(s))?;
@@ -63,9 +64,9 @@ pub fn parse_selector(text: &str, options: ParseOptions, allow_empty: bool) -> R
 }
 
 /// Runs the parser's tables over the text.
-fn run(grammar: &Grammar, query: &str) -> Result<Expr, ParseError> {
+fn run(grammar: &Grammar, query: &str, options: ParseOptions) -> Result<Expr, ParseError> {
     let mut lexer = lex::Lexer::new(grammar, query);
-    let mut builder = build::Builder::new(grammar);
+    let mut builder = build::Builder::new(grammar, options.loki_strict);
     let mut states: Vec<u16> = vec![0];
     let mut lexeme = lexer.next()?;
     loop {
