@@ -148,6 +148,11 @@ impl Server {
         self.address
     }
 
+    /// What it serves, as labelled.
+    pub fn protocol(&self) -> &'static str {
+        self.protocol
+    }
+
     /// Serves `router` until `token` is cancelled, then stops accepting and waits up to `drain` for open requests.
     /// Returns whether all of them ended in time.
     pub async fn serve(

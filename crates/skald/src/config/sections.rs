@@ -1,0 +1,239 @@
+//! The sections that belong to no crate, or whose keys Loki spreads differently.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use skald_runtime::telemetry::Format;
+use skald_storage::store::{AzureConfig, FilesystemConfig, GcsConfig, S3Config, StoreConfig};
+
+/// `server`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Server {
+    /// Where HTTP listens. Loopback by default; `0.0.0.0` is every interface.
+    pub(crate) http_listen_address: String,
+    pub(crate) http_listen_port: u16,
+    /// Put before every path, for a proxy that does not cut it off.
+    pub(crate) http_path_prefix: String,
+    /// Most HTTP connections at a time; 0 is no limit.
+    pub(crate) http_listen_conn_limit: usize,
+    /// How long a new connection may stay silent.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) http_server_read_timeout: Duration,
+    /// How long a connection may lie idle between requests.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) http_server_idle_timeout: Duration,
+    /// Where gRPC listens, when this process serves any (that is, when `target` is not `all`).
+    pub(crate) grpc_listen_address: String,
+    pub(crate) grpc_listen_port: u16,
+    pub(crate) grpc_listen_conn_limit: usize,
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) grpc_server_max_recv_msg_size: usize,
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) grpc_server_max_send_msg_size: usize,
+    /// Most calls at a time on one connection; 0 is no limit.
+    pub(crate) grpc_server_max_concurrent_streams: u32,
+    /// How long open requests may take at shutdown.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) graceful_shutdown_timeout: Duration,
+    /// `debug`, `info`, `warn` or `error`.
+    pub(crate) log_level: String,
+    pub(crate) log_format: Format,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            http_listen_address: "127.0.0.1".into(),
+            http_listen_port: 3100,
+            http_path_prefix: String::new(),
+            http_listen_conn_limit: 10_000,
+            http_server_read_timeout: Duration::from_secs(30),
+            http_server_idle_timeout: Duration::from_secs(120),
+            grpc_listen_address: "127.0.0.1".into(),
+            grpc_listen_port: skald_runtime::grpc::DEFAULT_PORT,
+            grpc_listen_conn_limit: 10_000,
+            grpc_server_max_recv_msg_size: 100 << 20,
+            grpc_server_max_send_msg_size: 100 << 20,
+            grpc_server_max_concurrent_streams: 1_000,
+            graceful_shutdown_timeout: Duration::from_secs(30),
+            log_level: "info".into(),
+            log_format: Format::Logfmt,
+        }
+    }
+}
+
+/// `common`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Common {
+    /// Where this process keeps its own files, the write-ahead log among them; tables too, unless `storage` says
+    /// otherwise.
+    pub(crate) path_prefix: PathBuf,
+    /// On how many ingesters an entry must be. One process has one.
+    pub(crate) replication_factor: usize,
+    pub(crate) storage: Storage,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self { path_prefix: "data".into(), replication_factor: 1, storage: Storage::default() }
+    }
+}
+
+/// `common.storage`: the one whose bucket is named, or else the local directory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Storage {
+    pub(crate) filesystem: Filesystem,
+    pub(crate) s3: S3Config,
+    pub(crate) gcs: GcsConfig,
+    pub(crate) azure: AzureConfig,
+}
+
+/// `common.storage.filesystem`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Filesystem {
+    /// Where the tables lie, one folder per tenant; `tables` below `common.path_prefix` if it is not set.
+    pub(crate) chunks_directory: PathBuf,
+}
+
+impl Storage {
+    /// Which of the buckets are named, by section.
+    fn named(&self) -> Vec<&'static str> {
+        [("s3", &self.s3.bucketnames), ("gcs", &self.gcs.bucket_name), ("azure", &self.azure.container_name)]
+            .into_iter()
+            .filter(|(_, name)| !name.is_empty())
+            .map(|(section, _)| section)
+            .collect()
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let named = self.named();
+        if named.len() > 1 {
+            return Err(format!(
+                "common.storage names more than one place for the tables ({}); Skald keeps them in one",
+                named.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    /// The store that is meant.
+    pub(crate) fn store(&self) -> StoreConfig {
+        let Self { filesystem: Filesystem { chunks_directory }, s3, gcs, azure } = self.clone();
+        let named = self.named();
+        let only = |section| named.first() == Some(&section);
+        let filesystem = named.is_empty().then_some(FilesystemConfig { directory: chunks_directory });
+        StoreConfig {
+            filesystem,
+            s3: only("s3").then_some(s3),
+            gcs: only("gcs").then_some(gcs),
+            azure: only("azure").then_some(azure),
+            faults: None,
+        }
+    }
+
+    /// Where the tables lie, for the log.
+    pub(crate) fn place(&self) -> String {
+        match self.named().first() {
+            Some(&"s3") => format!("s3://{}", self.s3.bucketnames),
+            Some(&"gcs") => format!("gs://{}", self.gcs.bucket_name),
+            Some(_) => format!("az://{}", self.azure.container_name),
+            None => self.filesystem.chunks_directory.display().to_string(),
+        }
+    }
+}
+
+/// `runtime_config`: limits of single tenants, read again while the process runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct RuntimeConfig {
+    /// Files with `overrides: {tenant: {limit: value}}`, separated by commas; later ones win.
+    pub(crate) file: String,
+    /// How often they are read. Less makes changes count sooner.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) period: Duration,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self { file: String::new(), period: Duration::from_secs(10) }
+    }
+}
+
+/// `distributor`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct DistributorSection {
+    /// Longest body of a push as it comes over the wire.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) max_recv_msg_size: usize,
+    /// Longest body of a push after decompression.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) max_decompressed_size: usize,
+    /// Most bytes of label texts whose parsed form is kept.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) stream_cache_bytes: usize,
+}
+
+impl Default for DistributorSection {
+    fn default() -> Self {
+        let skald_distributor::Config { stream_cache_bytes } = skald_distributor::Config::default();
+        let api = skald_api::Config::default();
+        Self {
+            max_recv_msg_size: api.max_recv_msg_size,
+            max_decompressed_size: api.max_decompressed_size,
+            stream_cache_bytes,
+        }
+    }
+}
+
+/// `querier`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct QuerierSection {
+    /// Most scans at a time; 0 means one per core.
+    pub(crate) max_concurrent: usize,
+    /// Bytes of block ends (page tables, stream indexes, line filters) to keep.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) block_cache_bytes: u64,
+    /// Compressed bytes of blocks that may be in memory for scans at a time.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) fetch_bytes_max: u64,
+}
+
+impl Default for QuerierSection {
+    fn default() -> Self {
+        let skald_querier::Config { max_concurrent, block_cache_bytes, fetch_bytes_max } =
+            skald_querier::Config::default();
+        Self { max_concurrent, block_cache_bytes, fetch_bytes_max }
+    }
+}
+
+impl From<QuerierSection> for skald_querier::Config {
+    fn from(section: QuerierSection) -> Self {
+        let QuerierSection { max_concurrent, block_cache_bytes, fetch_bytes_max } = section;
+        Self { max_concurrent, block_cache_bytes, fetch_bytes_max }
+    }
+}
+
+/// `frontend`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct FrontendSection {
+    /// Whether answers are compressed with gzip when the client accepts that.
+    pub(crate) compress_responses: bool,
+    /// Most bytes of remembered answers to label and series requests.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) metadata_cache_bytes: u64,
+}
+
+impl Default for FrontendSection {
+    fn default() -> Self {
+        let skald_frontend::Config { metadata_cache_bytes } = skald_frontend::Config::default();
+        Self { compress_responses: true, metadata_cache_bytes }
+    }
+}

@@ -1,0 +1,110 @@
+//! Which roles a process takes on.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+
+/// A role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    Distributor,
+    Ingester,
+    Querier,
+    QueryFrontend,
+}
+
+/// Names with the roles they stand for.
+const NAMES: [(&str, &[Role]); 7] = [
+    ("all", &[Role::Distributor, Role::Ingester, Role::Querier, Role::QueryFrontend]),
+    ("write", &[Role::Distributor, Role::Ingester]),
+    ("read", &[Role::Querier, Role::QueryFrontend]),
+    ("distributor", &[Role::Distributor]),
+    ("ingester", &[Role::Ingester]),
+    ("querier", &[Role::Querier]),
+    ("query-frontend", &[Role::QueryFrontend]),
+];
+
+/// Targets of Loki's that Skald does not have as a role of their own.
+const LOKIS_OWN: [&str; 7] = [
+    "backend",
+    "query-scheduler",
+    "index-gateway",
+    "compactor",
+    "ruler",
+    "pattern-ingester",
+    "overrides-exporter",
+];
+
+/// Roles with those they cannot work without, in the same process.
+const NEEDS: [(Role, &[Role]); 2] =
+    [(Role::Distributor, &[Role::Ingester]), (Role::QueryFrontend, &[Role::Ingester, Role::Querier])];
+
+/// What a target may be.
+pub(crate) fn names() -> Vec<&'static str> {
+    NAMES.iter().map(|(name, _)| *name).collect()
+}
+
+/// The roles of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Targets(BTreeSet<Role>);
+
+impl Targets {
+    /// Reads a list with commas.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let mut roles = BTreeSet::new();
+        for name in text.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+            match NAMES.iter().find(|(n, _)| *n == name) {
+                Some((_, of_name)) => roles.extend(of_name.iter().copied()),
+                None if LOKIS_OWN.contains(&name) => {
+                    bail!("target {name} is a component of Loki's that this version of Skald does not have")
+                }
+                None => bail!("unknown target {name:?}; expected {}", names().join(", ")),
+            }
+        }
+        if roles.is_empty() {
+            bail!("target is empty; expected {}", names().join(", "));
+        }
+        let missing = NEEDS.iter().filter(|(role, _)| roles.contains(role));
+        if let Some((role, needed)) = missing
+            .flat_map(|(role, needs)| needs.iter().map(move |n| (role, n)))
+            .find(|(_, n)| !roles.contains(n))
+        {
+            bail!(
+                "target {text}: {role:?} needs {needed:?} in the same process; run all roles with --target all"
+            );
+        }
+        Ok(Self(roles))
+    }
+
+    pub(super) fn has(&self, role: Role) -> bool {
+        self.0.contains(&role)
+    }
+
+    /// Whether nothing is left to other processes.
+    pub(super) fn is_all(&self) -> bool {
+        NAMES[0].1.iter().all(|r| self.has(*r))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_error(text: &str, part: &str) {
+        let error = Targets::parse(text).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+
+    #[test]
+    fn lists_of_roles() {
+        assert!(Targets::parse("all").unwrap().is_all());
+        assert!(Targets::parse("read, write").unwrap().is_all());
+        let write = Targets::parse("write").unwrap();
+        assert!(write.has(Role::Ingester) && !write.has(Role::Querier) && !write.is_all());
+        check_error("", "target is empty");
+        check_error("al", "unknown target \"al\"; expected all, write");
+        check_error("all,ruler", "ruler is a component of Loki's");
+        check_error("distributor", "Distributor needs Ingester");
+    }
+}
