@@ -1,1 +1,197 @@
-//! Plans queries, cuts them into tasks and merges their results.
+//! The query frontend: answers queries by cutting them into tasks over blocks and over what ingesters hold.
+//!
+//! It reads the table's snapshot, never a block; it knows LogQL only as far as it must to plan. Every answer is made
+//! at one table version V: blocks of V, and from each ingester what V does not hold. An ingester that has already let
+//! go of entries that a newer version covers says so, and the query starts over at a newer version.
+
+mod config;
+mod log_query;
+mod metadata;
+mod metric_query;
+mod metrics;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use prometheus::Registry;
+use skald_cluster::{Topology, View};
+use skald_logql::ast::Expr;
+use skald_logql::syntax::{ParseOptions, parse_with};
+use skald_model::{Error, Kind, Limits, Result, TenantId, TenantLimits};
+use skald_rpc::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery};
+use skald_rpc::ingester::StreamInfo;
+use skald_runtime::Clock;
+use skald_storage::table::{Catalog, Snapshot};
+
+pub use crate::config::Config;
+use crate::metadata::MetadataCache;
+use crate::metrics::Metrics;
+
+/// How often a query starts over because its snapshot has become too old. Each time the newest version is taken, so a
+/// second round is rare and a third one hardly happens.
+const SNAPSHOT_ATTEMPTS: usize = 8;
+
+/// The service. See the crate's documentation.
+pub struct Frontend {
+    topology: Arc<Topology>,
+    catalog: Arc<Catalog>,
+    limits: Arc<dyn TenantLimits>,
+    clock: Arc<dyn Clock>,
+    metadata: MetadataCache,
+    metrics: Metrics,
+}
+
+impl Frontend {
+    /// A frontend over the members of `topology` and the tables of `catalog`.
+    pub fn new(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        limits: Arc<dyn TenantLimits>,
+        catalog: Arc<Catalog>,
+        topology: Arc<Topology>,
+        registry: &Registry,
+    ) -> std::result::Result<Self, prometheus::Error> {
+        Ok(Self {
+            topology,
+            catalog,
+            limits,
+            clock,
+            metadata: MetadataCache::new(config.metadata_cache_bytes),
+            metrics: Metrics::new(registry)?,
+        })
+    }
+
+    fn parse(query: &str, limits: &Limits) -> Result<Expr> {
+        parse_with(query, ParseOptions { loki_strict: limits.loki_strict })
+            .map_err(|e| Error::invalid(e.to_string()))
+    }
+
+    /// The table of `tenant` as it is now.
+    async fn snapshot(&self, tenant: &TenantId) -> Result<Arc<Snapshot>> {
+        self.catalog.snapshot(tenant).await.map_err(|e| Error::unavailable(e.to_string()))
+    }
+
+    /// Runs `attempt` at the newest table version, again while an ingester says that the version is too old.
+    ///
+    /// The members are taken before the snapshot and asked after it: whatever they let go of in between is in a
+    /// version that they then insist on.
+    async fn at_one_version<T, F>(
+        &self,
+        tenant: &TenantId,
+        mut attempt: impl FnMut(Arc<View>, Arc<Snapshot>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut outcome = Err(Error::internal("a query was not attempted"));
+        for _ in 0..SNAPSHOT_ATTEMPTS {
+            let view = self.topology.view();
+            outcome = attempt(view, self.snapshot(tenant).await?).await;
+            match &outcome {
+                Err(e) if e.kind == Kind::SnapshotTooOld => self.metrics.snapshot_too_old.inc(),
+                _ => return outcome,
+            }
+        }
+        outcome.map_err(|e| {
+            Error::unavailable(format!("the table changes faster than the query can read it: {e}"))
+        })
+    }
+
+    /// Bounds a query by the tenant's `query_timeout`.
+    async fn timed<T>(&self, limits: &Limits, work: impl Future<Output = Result<T>>) -> Result<T> {
+        if limits.query_timeout <= 0 {
+            return work.await;
+        }
+        let limit = Duration::from_nanos(limits.query_timeout as u64);
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                Kind::Timeout,
+                format!("the query ran longer than {limit:?} (limits_config.query_timeout)"),
+            ))
+        })
+    }
+}
+
+#[async_trait]
+impl skald_rpc::QueryFrontend for Frontend {
+    async fn query_range(&self, query: RangeQuery) -> Result<QueryResponse> {
+        let started = std::time::Instant::now();
+        let limits = self.limits.of(&query.tenant);
+        let expr = Self::parse(&query.query, &limits)?;
+        let answer = match &expr {
+            Expr::Log(log) => self.timed(&limits, log_query::run(self, &query, log, &limits)).await,
+            Expr::Metric(metric) => {
+                self.timed(&limits, metric_query::range(self, &query, metric, &limits)).await
+            }
+        };
+        self.finish(answer, started, &query.tenant, &query.query, "range")
+    }
+
+    async fn query(&self, query: InstantQuery) -> Result<QueryResponse> {
+        let started = std::time::Instant::now();
+        let limits = self.limits.of(&query.tenant);
+        let expr = Self::parse(&query.query, &limits)?;
+        let Expr::Metric(metric) = expr else {
+            return Err(Error::invalid(
+                "log queries are not supported as an instant query type, please change your query to a range query type",
+            ));
+        };
+        let answer = self.timed(&limits, metric_query::instant(self, &query, &metric, &limits)).await;
+        self.finish(answer, started, &query.tenant, &query.query, "instant")
+    }
+
+    async fn label_names(&self, request: MetadataRequest) -> Result<Vec<String>> {
+        metadata::label_names(self, request).await
+    }
+
+    async fn label_values(&self, request: MetadataRequest, name: &str) -> Result<Vec<String>> {
+        metadata::label_values(self, request, name).await
+    }
+
+    async fn series(&self, request: MetadataRequest) -> Result<Vec<StreamInfo>> {
+        metadata::series(self, request).await
+    }
+}
+
+impl Frontend {
+    /// Fills in what is known only at the end, and writes the one line per query that operators grep for.
+    fn finish(
+        &self,
+        answer: Result<QueryResponse>,
+        started: std::time::Instant,
+        tenant: &TenantId,
+        query: &str,
+        range_type: &'static str,
+    ) -> Result<QueryResponse> {
+        let seconds = started.elapsed().as_secs_f64();
+        let (kind, status) = match &answer {
+            Ok(r) if matches!(r.data, QueryData::Streams(_)) => ("filter", "200"),
+            Ok(_) => ("metric", "200"),
+            Err(e) if matches!(e.kind, Kind::Internal | Kind::Unavailable) => ("unknown", "500"),
+            Err(e) if e.kind == Kind::Timeout => ("unknown", "504"),
+            Err(_) => ("unknown", "400"),
+        };
+        self.metrics.query_seconds.with_label_values(&[kind, range_type, status]).observe(seconds);
+        let mut answer = answer.inspect_err(|e| {
+            tracing::info!(%tenant, query, status, latency_seconds = seconds, error = %e, "query failed");
+        })?;
+        answer.stats.exec_seconds = seconds;
+        tracing::info!(
+            %tenant,
+            query,
+            status,
+            query_type = kind,
+            latency_seconds = seconds,
+            total_bytes = answer.stats.block_bytes + answer.stats.head_bytes,
+            total_lines = answer.stats.block_lines + answer.stats.head_lines,
+            blocks = answer.stats.blocks,
+            entries = answer.stats.entries_returned,
+            "query done"
+        );
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests;

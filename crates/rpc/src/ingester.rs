@@ -1,5 +1,6 @@
 //! The service that keeps what the table does not hold yet.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -46,6 +47,30 @@ pub struct StreamInfo {
     pub entries: u64,
     /// Raw bytes of their lines.
     pub bytes: u64,
+}
+
+impl StreamInfo {
+    /// Takes in what another source holds of the same stream.
+    pub fn merge(&mut self, other: &StreamInfo) {
+        self.min_ts = self.min_ts.min(other.min_ts);
+        self.max_ts = self.max_ts.max(other.max_ts);
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+    }
+
+    /// Joins streams of several sources: each once, sorted by labels.
+    pub fn join(streams: impl IntoIterator<Item = StreamInfo>) -> Vec<StreamInfo> {
+        let mut by_labels: BTreeMap<Labels, StreamInfo> = BTreeMap::new();
+        for s in streams {
+            match by_labels.get_mut(&s.labels) {
+                Some(known) => known.merge(&s),
+                None => {
+                    by_labels.insert(s.labels.clone(), s);
+                }
+            }
+        }
+        by_labels.into_values().collect()
+    }
 }
 
 /// Takes entries in durably and answers for them until the table does.

@@ -1,0 +1,227 @@
+//! Log queries: memory first, then blocks in order of time, until the limit is full.
+
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use skald_cluster::View;
+use skald_logql::ast::LogExpr;
+use skald_model::{Direction, Error, Limits, LogEntry, LogMerger, QueryStats, Result, Selector, TimeRange};
+use skald_rpc::frontend::{QueryData, QueryResponse, RangeQuery};
+use skald_rpc::querier::{BlockRef, LogTask};
+use skald_storage::table::{BlockEntry, NO_VERSION, Snapshot};
+
+use crate::Frontend;
+
+/// Runs a log query.
+pub(crate) async fn run(
+    frontend: &Frontend,
+    query: &RangeQuery,
+    expr: &LogExpr,
+    limits: &Limits,
+) -> Result<QueryResponse> {
+    if query.limit > limits.max_entries_limit_per_query && limits.max_entries_limit_per_query > 0 {
+        return Err(Error::invalid(format!(
+            "max entries limit per query exceeded, limit > max_entries_limit_per_query ({} > {})",
+            query.limit, limits.max_entries_limit_per_query
+        )));
+    }
+    let Some(range) = range_of(frontend, query, expr, limits)? else {
+        return Ok(respond(Vec::new(), QueryStats::default()));
+    };
+    let task = LogTask {
+        tenant: query.tenant.clone(),
+        query: query.query.as_str().into(),
+        range,
+        direction: query.direction,
+        limit: query.limit,
+        version: NO_VERSION,
+        blocks: Vec::new(),
+        max_bytes: if limits.max_query_bytes_read == 0 { u64::MAX } else { limits.max_query_bytes_read },
+    };
+    let page = |task: LogTask| {
+        frontend.at_one_version(&query.tenant, move |view, snapshot| {
+            let task = LogTask { version: snapshot.version, ..task.clone() };
+            collect(view, snapshot, &expr.selector, task, limits.max_query_parallelism)
+        })
+    };
+    let (entries, stats) =
+        if query.interval > 0 { thinned(task, query.interval, page).await? } else { page(task).await? };
+    Ok(respond(entries, stats))
+}
+
+/// Entries that a page of a thinned query reads at least; most of them are dropped.
+const THINNED_PAGE: usize = 1000;
+
+/// The answer without entries nearer than `interval` to the last one kept: page after page, each beginning where the
+/// next entry may be kept, so that memory holds one page however much is dropped.
+async fn thinned<F>(
+    mut task: LogTask,
+    interval: i64,
+    page: impl Fn(LogTask) -> F,
+) -> Result<(Vec<LogEntry>, QueryStats)>
+where
+    F: Future<Output = Result<(Vec<LogEntry>, QueryStats)>>,
+{
+    let limit = task.limit;
+    let (mut kept, mut stats) = (Vec::new(), QueryStats::default());
+    task.limit = limit.max(THINNED_PAGE);
+    loop {
+        let (entries, page_stats) = page(task.clone()).await?;
+        stats.merge(&page_stats);
+        let full = entries.len() >= task.limit;
+        for e in entries {
+            let end_first = task.direction == Direction::Backward;
+            if kept.len() == limit || !task.range.contains(e.timestamp) {
+                continue;
+            }
+            // What is left of the range begins where the next entry is due.
+            match end_first {
+                true => task.range.end = e.timestamp.saturating_sub(interval).saturating_add(1),
+                false => task.range.start = e.timestamp.saturating_add(interval),
+            }
+            kept.push(e);
+        }
+        if !full || kept.len() == limit || task.range.is_empty() {
+            return Ok((kept, stats));
+        }
+    }
+}
+
+fn respond(entries: Vec<LogEntry>, mut stats: QueryStats) -> QueryResponse {
+    stats.entries_returned = entries.len() as u64;
+    QueryResponse { data: QueryData::Streams(entries), stats, warnings: Vec::new() }
+}
+
+/// The range that the query reads: as given, or the last `[range]` before the end where one trails the query. `None`
+/// when the look-back limit leaves nothing.
+fn range_of(
+    frontend: &Frontend,
+    query: &RangeQuery,
+    expr: &LogExpr,
+    limits: &Limits,
+) -> Result<Option<TimeRange>> {
+    let mut range = TimeRange::new(query.start, query.end);
+    if let Some(trailing) = expr.range {
+        range.start = query.end.saturating_sub(trailing);
+    }
+    // A range of one point asks for that point.
+    if range.start == range.end {
+        range.end = range.end.saturating_add(1);
+    }
+    limit_range(range, limits, frontend.clock.now())
+}
+
+/// Applies `max_query_length` and `max_query_lookback`.
+pub(crate) fn limit_range(mut range: TimeRange, limits: &Limits, now: i64) -> Result<Option<TimeRange>> {
+    if limits.max_query_lookback > 0 {
+        let oldest = now.saturating_sub(limits.max_query_lookback);
+        if range.end < oldest {
+            return Ok(None);
+        }
+        range.start = range.start.max(oldest);
+    }
+    let length = range.end.saturating_sub(range.start);
+    if limits.max_query_length > 0 && length > limits.max_query_length {
+        return Err(Error::invalid(format!(
+            "the query time range exceeds the limit (query length: {}, limit: {})",
+            skald_logql::units::format_go_duration(length),
+            skald_logql::units::format_prometheus_duration(limits.max_query_length)
+        )));
+    }
+    Ok(Some(range))
+}
+
+/// Collects the answer at one table version.
+async fn collect(
+    view: Arc<View>,
+    snapshot: Arc<Snapshot>,
+    selector: &Selector,
+    task: LogTask,
+    parallelism: usize,
+) -> Result<(Vec<LogEntry>, QueryStats)> {
+    let mut merger = LogMerger::new(task.direction, task.limit);
+    let mut stats = QueryStats::default();
+
+    let asked = view.ingesters().iter().map(|m| m.service.query_logs(task.clone()));
+    for result in try_join_all(asked).await? {
+        stats.ingesters += 1;
+        stats.merge(&result.stats);
+        merger.add(result.entries);
+    }
+
+    let mut blocks = BlockQueue::new(&snapshot, selector, task.range, task.direction);
+    stats.blocks_pruned += blocks.pruned;
+    // The answer often lies in the first block alone; where it does not, more are read at a time.
+    let mut wave = 1;
+    loop {
+        let range = merger.open_range(task.range);
+        let next = blocks.take(range, wave.min(parallelism.max(1)));
+        if next.is_empty() {
+            break;
+        }
+        let spent = stats.block_bytes + stats.head_bytes;
+        let tasks = next.iter().map(|b| {
+            let task = LogTask {
+                range,
+                blocks: vec![block_ref(b)],
+                max_bytes: task.max_bytes.saturating_sub(spent),
+                ..task.clone()
+            };
+            let querier = view.querier(&b.path).map(|m| m.service.clone());
+            async move {
+                querier.ok_or_else(|| Error::unavailable("no querier is known yet"))?.query_logs(task).await
+            }
+        });
+        for result in try_join_all(tasks).await? {
+            stats.subqueries += 1;
+            stats.merge(&result.stats);
+            merger.add(result.entries);
+        }
+        wave *= 2;
+    }
+    stats.blocks_pruned += blocks.left() as u64;
+    let (entries, duplicates) = merger.finish();
+    stats.duplicates += duplicates;
+    Ok((entries, stats))
+}
+
+/// How a task names a block.
+pub(crate) fn block_ref(b: &BlockEntry) -> BlockRef {
+    BlockRef { path: b.path.as_str().into(), size: b.summary.file_size, tail_offset: b.summary.tail_offset }
+}
+
+/// The blocks of a range, those first that can hold what comes first in the answer.
+struct BlockQueue {
+    blocks: std::collections::VecDeque<Arc<BlockEntry>>,
+    pruned: u64,
+}
+
+impl BlockQueue {
+    fn new(snapshot: &Snapshot, selector: &Selector, range: TimeRange, direction: Direction) -> Self {
+        let mut blocks: Vec<_> = snapshot.select(range, selector).cloned().collect();
+        let pruned = (snapshot.blocks.len() - blocks.len()) as u64;
+        match direction {
+            Direction::Backward => blocks.sort_by_key(|b| std::cmp::Reverse(b.summary.max_ts)),
+            Direction::Forward => blocks.sort_by_key(|b| b.summary.min_ts),
+        }
+        Self { blocks: blocks.into(), pruned }
+    }
+
+    /// The next blocks, up to `count`, that hold anything inside `range`.
+    fn take(&mut self, range: TimeRange, count: usize) -> Vec<Arc<BlockEntry>> {
+        let mut taken = Vec::with_capacity(count);
+        while taken.len() < count {
+            let Some(b) = self.blocks.pop_front() else { break };
+            if range.overlaps(b.summary.min_ts, b.summary.max_ts) {
+                taken.push(b);
+            } else {
+                self.pruned += 1;
+            }
+        }
+        taken
+    }
+
+    fn left(&self) -> usize {
+        self.blocks.len()
+    }
+}

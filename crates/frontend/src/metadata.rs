@@ -1,0 +1,163 @@
+//! Label names, label values and series.
+//!
+//! What the table holds at one version never changes, so its part of an answer is remembered under that version.
+//! What ingesters hold is asked anew each time and joined.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+
+use futures::future::try_join_all;
+use skald_cluster::View;
+use skald_model::{Result, TenantId, TimeRange};
+use skald_rpc::frontend::MetadataRequest;
+use skald_rpc::ingester::{StreamInfo, StreamsRequest};
+use skald_rpc::querier::BlockStreamsRequest;
+use skald_storage::table::Snapshot;
+
+use crate::Frontend;
+use crate::log_query::block_ref;
+
+/// Remembered streams of tables.
+pub(crate) struct MetadataCache(moka::sync::Cache<Key, Arc<TableStreams>>);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    tenant: TenantId,
+    version: i64,
+    start: i64,
+    end: i64,
+    selectors: Vec<String>,
+}
+
+/// The streams of a table in a range, and what has been derived from them so far.
+struct TableStreams {
+    streams: Vec<StreamInfo>,
+    names: OnceLock<Vec<String>>,
+}
+
+impl MetadataCache {
+    pub(crate) fn new(bytes: u64) -> Self {
+        let weigh = |_: &Key, v: &Arc<TableStreams>| {
+            let bytes: usize = v.streams.iter().map(|s| s.labels.packed().len() + 96).sum();
+            u32::try_from(bytes + 256).unwrap_or(u32::MAX)
+        };
+        Self(moka::sync::Cache::builder().max_capacity(bytes).weigher(weigh).build())
+    }
+}
+
+/// What a request is about: the table's streams and the ingesters' at one version.
+struct Found {
+    table: Arc<TableStreams>,
+    memory: Vec<StreamInfo>,
+}
+
+pub(crate) async fn label_names(frontend: &Frontend, request: MetadataRequest) -> Result<Vec<String>> {
+    let found = find(frontend, request).await?;
+    let of_table = found.table.names.get_or_init(|| names(&found.table.streams).map(String::from).collect());
+    if found.memory.is_empty() {
+        return Ok(of_table.clone());
+    }
+    let all: BTreeSet<&str> = of_table.iter().map(String::as_str).chain(names(&found.memory)).collect();
+    Ok(all.into_iter().map(String::from).collect())
+}
+
+fn names(streams: &[StreamInfo]) -> impl Iterator<Item = &str> {
+    let all: BTreeSet<&str> = streams.iter().flat_map(|s| s.labels.iter().map(|(n, _)| n)).collect();
+    all.into_iter()
+}
+
+pub(crate) async fn label_values(
+    frontend: &Frontend,
+    request: MetadataRequest,
+    name: &str,
+) -> Result<Vec<String>> {
+    let found = find(frontend, request).await?;
+    let streams = found.table.streams.iter().chain(&found.memory);
+    let values: BTreeSet<&str> = streams.filter_map(|s| s.labels.get(name)).collect();
+    Ok(values.into_iter().map(String::from).collect())
+}
+
+pub(crate) async fn series(frontend: &Frontend, request: MetadataRequest) -> Result<Vec<StreamInfo>> {
+    let found = find(frontend, request).await?;
+    if found.memory.is_empty() {
+        return Ok(found.table.streams.clone());
+    }
+    let mut all = found.table.streams.clone();
+    all.extend(found.memory);
+    Ok(StreamInfo::join(all))
+}
+
+async fn find(frontend: &Frontend, request: MetadataRequest) -> Result<Found> {
+    let limits = frontend.limits.of(&request.tenant);
+    let work = frontend
+        .at_one_version(&request.tenant, |view, snapshot| find_at(frontend, &request, view, snapshot));
+    frontend.timed(&limits, work).await
+}
+
+async fn find_at(
+    frontend: &Frontend,
+    request: &MetadataRequest,
+    view: Arc<View>,
+    snapshot: Arc<Snapshot>,
+) -> Result<Found> {
+    let asked = view.ingesters().iter().map(|m| {
+        m.service.streams(StreamsRequest {
+            tenant: request.tenant.clone(),
+            version: snapshot.version,
+            range: request.range,
+            selectors: request.selectors.clone(),
+        })
+    });
+    let memory = try_join_all(asked).await?.into_iter().flatten().collect();
+
+    let blocks: Vec<_> = snapshot
+        .blocks
+        .iter()
+        .filter(|b| request.range.overlaps(b.summary.min_ts, b.summary.max_ts))
+        .collect();
+    let range = clamp(request.range, blocks.iter().map(|b| (b.summary.min_ts, b.summary.max_ts)));
+    let key = Key {
+        tenant: request.tenant.clone(),
+        version: snapshot.version,
+        start: range.start,
+        end: range.end,
+        selectors: request.selectors.clone(),
+    };
+    if let Some(table) = frontend.metadata.0.get(&key) {
+        return Ok(Found { table, memory });
+    }
+    // One request per querier, so that each block is asked for where it is cached.
+    let mut by_querier: BTreeMap<&str, (Arc<dyn skald_rpc::Querier>, Vec<_>)> = BTreeMap::new();
+    for b in blocks {
+        let member = view
+            .querier(&b.path)
+            .ok_or_else(|| skald_model::Error::unavailable("no querier is known yet"))?;
+        by_querier
+            .entry(&member.name)
+            .or_insert_with(|| (member.service.clone(), vec![]))
+            .1
+            .push(block_ref(b));
+    }
+    let asked = by_querier.into_values().map(|(querier, blocks)| {
+        let request = BlockStreamsRequest {
+            tenant: request.tenant.clone(),
+            blocks,
+            range,
+            selectors: request.selectors.clone(),
+        };
+        async move { querier.streams(request).await }
+    });
+    let streams = StreamInfo::join(try_join_all(asked).await?.into_iter().flatten());
+    let table = Arc::new(TableStreams { streams, names: OnceLock::new() });
+    frontend.metadata.0.insert(key, table.clone());
+    Ok(Found { table, memory })
+}
+
+/// The part of `range` that the blocks span, so that requests which differ only outside of it share an answer.
+fn clamp(range: TimeRange, blocks: impl Iterator<Item = (i64, i64)>) -> TimeRange {
+    let (min, max) = blocks.fold((i64::MAX, i64::MIN), |(a, b), (min, max)| (a.min(min), b.max(max)));
+    if min > max {
+        return TimeRange::new(0, 0);
+    }
+    range.intersect(&TimeRange::new(min, max.saturating_add(1)))
+}

@@ -1,0 +1,25 @@
+//! The instruments of the query frontend.
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, Registry};
+
+pub(crate) struct Metrics {
+    pub(crate) query_seconds: HistogramVec,
+    pub(crate) snapshot_too_old: IntCounter,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let query_seconds = HistogramVec::new(
+            HistogramOpts::new("loki_logql_querystats_latency_seconds", "Duration of LogQL queries.")
+                .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0]),
+            &["type", "range", "status_code"],
+        )?;
+        let snapshot_too_old = IntCounter::new(
+            "skald_query_frontend_snapshot_too_old_total",
+            "Times a query started over because an ingester had let go of entries that a newer table version covers.",
+        )?;
+        registry.register(Box::new(query_seconds.clone()))?;
+        registry.register(Box::new(snapshot_too_old.clone()))?;
+        Ok(Self { query_seconds, snapshot_too_old })
+    }
+}

@@ -1,0 +1,221 @@
+//! Log tasks: the first entries of some blocks in order of time.
+
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use skald_logql::{LogQuery, PipelineTask, PlainLabels, Processed};
+use skald_model::{EntryHash, Error, Labels, LogEntry, LogMerger, QueryStats, Result, StreamId};
+use skald_rpc::querier::{BlockRef, LogResult, LogTask};
+use skald_storage::block::{
+    Fetched, PreparedPredicate, Row, ScanBuffers, ScanRequest, TopRow, TopRows, TopStep, plan_scan,
+};
+
+use crate::Querier;
+use crate::blocks::{Block, Pages};
+
+/// A query as the blocks of a task share it.
+struct Compiled {
+    query: LogQuery,
+    predicate: PreparedPredicate,
+}
+
+/// The stages of a query at work on entries that have passed its predicate.
+enum Stages {
+    Plain(PlainLabels),
+    Pipeline(Box<PipelineTask>),
+}
+
+/// Runs a log task.
+pub(crate) async fn run(querier: &Querier, task: LogTask) -> Result<LogResult> {
+    let query = LogQuery::compile(&crate::parse_log(&task.query)?);
+    let predicate = PreparedPredicate::new(&query.predicate);
+    let compiled = Arc::new(Compiled { query, predicate });
+    let mut merger = LogMerger::new(task.direction, task.limit);
+    let mut stats = QueryStats::default();
+    for block in &task.blocks {
+        let range = merger.open_range(task.range);
+        let part = LogTask { range, blocks: Vec::new(), ..task.clone() };
+        let (entries, block_stats) = run_block(querier, &compiled, part, block, stats.block_bytes).await?;
+        stats.merge(&block_stats);
+        merger.add(entries);
+    }
+    let (entries, duplicates) = merger.finish();
+    stats.duplicates += duplicates;
+    Ok(LogResult { entries, stats })
+}
+
+async fn run_block(
+    querier: &Querier,
+    compiled: &Arc<Compiled>,
+    task: LogTask,
+    block: &BlockRef,
+    spent: u64,
+) -> Result<(Vec<LogEntry>, QueryStats)> {
+    let block = querier.blocks.open(&task.tenant, block).await?;
+    let budget = task.max_bytes.saturating_sub(spent);
+    let mut stats = QueryStats::default();
+    let compiled = compiled.clone();
+    let (mut search, waited) = {
+        let block = block.clone();
+        querier.pool.run(move |_| Search::new(compiled, block, &task)).await?
+    };
+    stats.queue_seconds += waited;
+    let mut pages: Option<Pages> = None;
+    loop {
+        let ((step, returned), waited) = querier
+            .pool
+            .run(move |_| {
+                let step = search.step(pages)?;
+                Ok((step, search))
+            })
+            .await?;
+        search = returned;
+        stats.queue_seconds += waited;
+        if search.bytes() > budget {
+            return Err(over_budget(search.bytes() + spent));
+        }
+        let ranges = match step {
+            TopStep::Fetch(ranges) => ranges,
+            TopStep::Done => break,
+        };
+        let fetched = querier.blocks.fetch(&block, &ranges).await?;
+        stats.compressed_bytes += fetched.read;
+        pages = Some(fetched);
+    }
+    let ((entries, found), waited) = querier.pool.run(move |_| search.finish()).await?;
+    stats.queue_seconds += waited;
+    stats.merge(&found);
+    Ok((entries, stats))
+}
+
+fn over_budget(bytes: u64) -> Error {
+    Error::invalid(format!(
+        "the query has read {bytes} bytes of lines, more than it may (limits_config.max_query_bytes_read); narrow its \
+         time range or its selector"
+    ))
+}
+
+/// The search of one block, between its steps.
+struct Search {
+    compiled: Arc<Compiled>,
+    block: Arc<Block>,
+    top: TopRows,
+    buffers: ScanBuffers,
+    stages: Stages,
+    labels: FxHashMap<u32, (StreamId, Labels)>,
+    /// Streams of the block that the selector passes.
+    matched: u64,
+}
+
+impl Search {
+    fn new(compiled: Arc<Compiled>, block: Arc<Block>, task: &LogTask) -> Result<Self> {
+        let damaged = |e| block.damaged(&e);
+        let streams = block.meta.streams().select(&compiled.query.selector, task.range).map_err(damaged)?;
+        let request = ScanRequest {
+            streams: &streams,
+            range: task.range,
+            predicate: &compiled.predicate,
+            // Metadata belongs to an entry's identity and to its labels, so it is always wanted.
+            metadata: true,
+        };
+        let scan = plan_scan(&block.meta, &request).map_err(damaged)?;
+        if !scan.is_empty() {
+            compiled.query.invalid.clone().map_or(Ok(()), Err)?;
+        }
+        let top = TopRows::new(scan, task.direction, task.limit, compiled.query.pipeline.is_none());
+        let stages = match &compiled.query.pipeline {
+            Some(pipeline) => Stages::Pipeline(Box::new(pipeline.task())),
+            None => Stages::Plain(PlainLabels::default()),
+        };
+        Ok(Self {
+            top,
+            stages,
+            buffers: ScanBuffers::new(),
+            labels: FxHashMap::default(),
+            matched: streams.len() as u64,
+            compiled,
+            block,
+        })
+    }
+
+    /// Goes on with the pages at hand.
+    fn step(&mut self, pages: Option<Pages>) -> Result<TopStep> {
+        let Self { block, top, buffers, stages, labels, .. } = self;
+        let nothing = Fetched::new();
+        let fetched = pages.as_ref().map_or(&nothing, |p| &p.fetched);
+        let mut failed = None;
+        let accept = |row: &Row<'_>| {
+            let Stages::Pipeline(pipeline) = &mut *stages else { return true };
+            if failed.is_some() {
+                return false;
+            }
+            match stream(labels, block, row.stream) {
+                Ok((_, labels)) => pipeline.accepts(row.timestamp, row.line, labels, row.metadata),
+                Err(e) => {
+                    failed = Some(e);
+                    false
+                }
+            }
+        };
+        let step = top.step(&block.meta, fetched, buffers, accept).map_err(|e| block.damaged(&e))?;
+        match failed {
+            Some(e) => Err(e),
+            None => Ok(step),
+        }
+    }
+
+    /// Bytes of lines looked at so far.
+    fn bytes(&self) -> u64 {
+        self.top.stats().bytes
+    }
+
+    /// The entries, after the query's stages, and what the block cost.
+    fn finish(self) -> Result<(Vec<LogEntry>, QueryStats)> {
+        let Self { block, top, mut stages, mut labels, matched, .. } = self;
+        let scanned = *top.stats();
+        let stats = QueryStats {
+            blocks: u64::from(scanned.pages > 0),
+            blocks_pruned: u64::from(scanned.pages == 0),
+            block_bytes: scanned.bytes,
+            block_lines: scanned.lines,
+            post_filter_lines: scanned.matched,
+            streams: matched,
+            ..QueryStats::default()
+        };
+        let rows = top.into_rows();
+        let mut entries = Vec::with_capacity(rows.len());
+        for row in rows {
+            let (id, stream_labels) = stream(&mut labels, &block, row.stream)?;
+            let TopRow { timestamp, line, metadata, .. } = row;
+            let identity = EntryHash::of(timestamp, &line, metadata.as_ref());
+            let line = Bytes::from(line);
+            let done = match &mut stages {
+                Stages::Plain(plain) => {
+                    Some(Processed { line, labels: plain.labels(stream_labels, metadata.as_ref()) })
+                }
+                Stages::Pipeline(task) => task.process(timestamp, &line, stream_labels, metadata.as_ref()),
+            };
+            if let Some(Processed { line, labels }) = done {
+                entries.push(LogEntry { timestamp, line, labels, stream: *id, identity });
+            }
+        }
+        Ok((entries, stats))
+    }
+}
+
+/// Identity and labels of a stream of the block, decoded once per search.
+fn stream<'a>(
+    known: &'a mut FxHashMap<u32, (StreamId, Labels)>,
+    block: &Block,
+    ordinal: u32,
+) -> Result<&'a (StreamId, Labels)> {
+    match known.entry(ordinal) {
+        Entry::Occupied(e) => Ok(e.into_mut()),
+        Entry::Vacant(e) => {
+            let s = block.meta.streams().get(ordinal).map_err(|e| block.damaged(&e))?;
+            Ok(e.insert((s.id, s.labels)))
+        }
+    }
+}
