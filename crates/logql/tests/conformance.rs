@@ -3,6 +3,8 @@
 //!
 //! The corpus is looked for in `$SKALD_CONFORMANCE`, or beside the workspace in `shared/conformance`.
 
+#![expect(clippy::unwrap_used, reason = "what the corpus holds is known; a test may fail on it")]
+
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;

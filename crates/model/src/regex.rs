@@ -160,6 +160,8 @@ mod tests {
         check(r"[[a]", "[", true);
         check(r"[]a]", "]", true);
         check(r"[\d-]", "-", true);
+        check(r"^[a-c-e]$", "-", true);
+        check(r"[[:^alpha:]]", "1", true);
         check(r"[^\D]", "5", true);
         check(r"\<[<>]", "a<>b", true);
         check(r"\pN", "٣", true);

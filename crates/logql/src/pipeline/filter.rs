@@ -95,13 +95,9 @@ impl Filter {
             // A label that is not there drops the entry; else only text filters decide once there is an error.
             other if other.single_label().is_some_and(|id| state.get(id).is_none()) => false,
             _ if state.has_error() => true,
-            Filter::Number(id, op, want) => {
-                compare(state, *id, *op, want, |text| units::parse_go_float(text))
-            }
-            Filter::Duration(id, op, want) => {
-                compare(state, *id, *op, want, |text| units::parse_go_duration(text))
-            }
-            Filter::Bytes(id, op, want) => compare(state, *id, *op, want, |text| units::parse_bytes(text)),
+            Filter::Number(id, op, want) => compare(state, *id, *op, want, units::parse_go_float),
+            Filter::Duration(id, op, want) => compare(state, *id, *op, want, units::parse_go_duration),
+            Filter::Bytes(id, op, want) => compare(state, *id, *op, want, units::parse_bytes),
             Filter::Ip(id, negative, ip) => match state.get(*id) {
                 Some(text) => ip.find(text.as_bytes()) != *negative,
                 None => false,

@@ -200,11 +200,9 @@ impl<'a> Execution<'a> {
     }
 
     fn bind(&mut self, name: &'a str, value: Value<'a>, assigns: bool) {
-        if assigns {
-            if let Some(slot) = self.variables.iter_mut().rev().find(|(n, _)| *n == name) {
-                slot.1 = value;
-                return;
-            }
+        if assigns && let Some(slot) = self.variables.iter_mut().rev().find(|(n, _)| *n == name) {
+            slot.1 = value;
+            return;
         }
         self.variables.push((name, value));
     }
@@ -264,11 +262,7 @@ impl<'a> Execution<'a> {
         let count = arguments.len() + usize::from(last.is_some());
         if let Err(want) = function.check_count(count) {
             let message = format!("wrong number of args for {}: want {want} got {count}", function.name());
-            return Err(self.error(
-                command.position,
-                &arguments.first().map_or(function.name().to_owned(), |_| function.name().to_owned()),
-                message,
-            ));
+            return Err(self.error(command.position, &function.name(), message));
         }
         // `and` and `or` stop at the argument that decides.
         if let Function::And | Function::Or = function {

@@ -156,7 +156,7 @@ struct Parser<'t> {
 /// What ended a list of nodes.
 enum End {
     Eof,
-    End,
+    Close,
     /// `else`, with the rest of the action still to be read.
     Else,
 }
@@ -165,7 +165,7 @@ impl End {
     fn name(&self) -> &'static str {
         match self {
             End::Eof => "EOF",
-            End::End => "{{end}}",
+            End::Close => "{{end}}",
             End::Else => "{{else}}",
         }
     }
@@ -286,7 +286,7 @@ impl<'t> Parser<'t> {
         match word {
             "end" => {
                 self.expect_close("end")?;
-                return Ok(Some(End::End));
+                return Ok(Some(End::Close));
             }
             "else" => return Ok(Some(End::Else)),
             "if" => {
@@ -314,7 +314,7 @@ impl<'t> Parser<'t> {
                 let name = self.quoted_name("define clause")?;
                 self.expect_close("define clause")?;
                 let (list, end) = self.list()?;
-                let End::End = end else {
+                let End::Close = end else {
                     return Err(self.error(format!("unexpected {} in define clause", end.name())));
                 };
                 self.defined.push((name, list));
@@ -323,7 +323,7 @@ impl<'t> Parser<'t> {
                 let name = self.quoted_name("block clause")?;
                 let pipe = self.pipeline("block clause", true)?;
                 let (list, end) = self.list()?;
-                let End::End = end else {
+                let End::Close = end else {
                     return Err(self.error(format!("unexpected {} in block clause", end.name())));
                 };
                 self.defined.push((name.clone(), list));
@@ -362,7 +362,7 @@ impl<'t> Parser<'t> {
         let (list, end) = self.list()?;
         let mut other = vec![];
         match end {
-            End::End => {}
+            End::Close => {}
             End::Eof => return Err(self.error("unexpected EOF")),
             End::Else => {
                 self.skip_space();
@@ -384,7 +384,7 @@ impl<'t> Parser<'t> {
                     self.expect_close("else")?;
                     let (list, end) = self.list()?;
                     match end {
-                        End::End => other = list,
+                        End::Close => other = list,
                         End::Eof => return Err(self.error("unexpected EOF")),
                         End::Else => return Err(self.error("expected end; found {{else}}")),
                     }

@@ -83,7 +83,7 @@ impl<'a> Translator<'a> {
                 '*' | '+' | '?' => {
                     let operator = &before[..1];
                     self.rest = &before[1..];
-                    self.repeat(operator, before, operator, has_argument, last_repeat)?;
+                    self.repeat(operator, operator, has_argument, last_repeat)?;
                     repeated = true;
                 }
                 '{' => match parse_repeat(before) {
@@ -98,7 +98,7 @@ impl<'a> Translator<'a> {
                             Some(max) => format!("{{{min},{max}}}"),
                             None => format!("{{{min},}}"),
                         };
-                        self.repeat(&text, before, operator, has_argument, last_repeat)?;
+                        self.repeat(&text, operator, has_argument, last_repeat)?;
                         repeated = true;
                     }
                     None => {
@@ -145,7 +145,6 @@ impl<'a> Translator<'a> {
     fn repeat(
         &mut self,
         text: &str,
-        before: &'a str,
         operator: &str,
         has_argument: bool,
         last_repeat: Option<&'a str>,
@@ -161,7 +160,6 @@ impl<'a> Translator<'a> {
             // The operators of one term cannot be stacked; Go shows both.
             return Err(error(NESTED_REPEAT, &last[..last.len() - self.rest.len()]));
         }
-        let _ = before;
         self.out.push_str(text);
         if lazy {
             self.out.push('?');
@@ -295,30 +293,15 @@ impl<'a> Translator<'a> {
             if t.is_empty() {
                 return Err(error(MISSING_BRACKET, class));
             }
-            // A `-` stands for itself only first or last.
-            if t.starts_with('-') && !first && !t[1..].starts_with(']') {
-                let end = t[1..].chars().next().map_or(1, |c| 1 + c.len_utf8());
-                if t.len() == 1 || end > t.len() {
-                    return Err(error(MISSING_BRACKET, class));
-                }
-                return Err(error(CLASS_RANGE, &t[..end]));
-            }
             first = false;
-            if t.starts_with("[:") {
-                if let Some(end) = t[2..].find(":]") {
-                    let name = &t[..end + 4];
-                    let bare = t[2..2 + end].trim_start_matches('^');
-                    let known = [
-                        "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print",
-                        "punct", "space", "upper", "word", "xdigit",
-                    ];
-                    if !known.contains(&bare) {
-                        return Err(error(CLASS_RANGE, name));
-                    }
-                    self.out.push_str(name);
-                    t = &t[end + 4..];
-                    continue;
+            if let Some(end) = posix_end(t) {
+                let name = &t[..end];
+                if !POSIX_CLASSES.contains(&name[2..end - 2].trim_start_matches('^')) {
+                    return Err(error(CLASS_RANGE, name));
                 }
+                self.out.push_str(name);
+                t = &t[end..];
+                continue;
             }
             if t.starts_with("\\p") || t.starts_with("\\P") {
                 let (text, len) = unicode_class(t)?;
@@ -326,12 +309,12 @@ impl<'a> Translator<'a> {
                 t = &t[len..];
                 continue;
             }
-            if t.starts_with('\\') {
-                if let Some((negative, set)) = t[1..].chars().next().and_then(perl_class) {
-                    let _ = write!(self.out, "[{}{set}]", if negative { "^" } else { "" });
-                    t = &t[2..];
-                    continue;
-                }
+            if t.starts_with('\\')
+                && let Some((negative, set)) = t[1..].chars().next().and_then(perl_class)
+            {
+                let _ = write!(self.out, "[{}{set}]", if negative { "^" } else { "" });
+                t = &t[2..];
+                continue;
             }
             let range = t;
             let (low, len) = class_char(t, class)?;
@@ -357,6 +340,19 @@ impl<'a> Translator<'a> {
     }
 }
 
+const POSIX_CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space",
+    "upper", "word", "xdigit",
+];
+
+/// The length of the `[:name:]` that a class goes on with. A name longer than any is none, and then the bracket is a
+/// character like others.
+fn posix_end(text: &str) -> Option<usize> {
+    let head = text.strip_prefix("[:")?;
+    let reach = head.char_indices().nth(32).map_or(head.len(), |(i, _)| i);
+    head[..reach].find(":]").map(|end| end + 4)
+}
+
 fn write_literal(out: &mut String, c: char) {
     // Not all punctuation: `\<` would be the beginning of a word.
     if regex_syntax::is_meta_character(c) {
@@ -371,7 +367,9 @@ fn write_literal(out: &mut String, c: char) {
 
 /// A `{min}`, `{min,}` or `{min,max}`: the counts and the length of the text. Anything else is literal.
 fn parse_repeat(text: &str) -> Option<(u32, Option<u32>, usize)> {
-    let body = &text[1..text.find('}')?];
+    // No counts are longer than this, and a text of many braces is not to be searched again for each.
+    let reach = text.char_indices().nth(32).map_or(text.len(), |(i, _)| i);
+    let body = &text[1..text[..reach].find('}')?];
     let len = body.len() + 2;
     let number = |t: &str| {
         let ok =
