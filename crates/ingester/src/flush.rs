@@ -77,7 +77,7 @@ async fn flush_one(core: &Arc<Core>, tenant: &Arc<Tenant>) -> Result<()> {
 }
 
 /// Deletes files of the log that nobody needs.
-async fn remove_covered(core: &Arc<Core>) {
+pub(crate) async fn remove_covered(core: &Arc<Core>) {
     let core = core.clone();
     let removal = tokio::task::spawn_blocking(move || core.log.wal().map(|wal| wal.remove_covered()));
     match removal.await {
@@ -88,7 +88,7 @@ async fn remove_covered(core: &Arc<Core>) {
 }
 
 /// Doubles from pause to pause, and differs between tenants that failed at once.
-fn backoff(failures: u32, longest: Duration, tenant: &TenantId) -> Duration {
+pub(crate) fn backoff(failures: u32, longest: Duration, tenant: &TenantId) -> Duration {
     let grown = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest);
     let spread: u32 =
         tenant.as_str().bytes().fold(failures, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
@@ -119,5 +119,6 @@ pub(crate) async fn flush_now(core: &Arc<Core>, tenants: Vec<Arc<Tenant>>) -> Re
             return Err(error.context(&format!("failed to flush tenant {}", tenant.id)));
         }
     }
+    remove_covered(core).await;
     Ok(())
 }

@@ -11,14 +11,13 @@ use std::path::Path;
 
 use crate::wal::{Error, has_files};
 
-/// The identity of an ingester. The directory of its log is locked as long as this lives.
+/// The identity of an ingester. The directory of its log is locked as long as this lives and is not released.
 #[derive(Debug)]
 pub struct Instance {
     /// Its name, set or random.
     pub id: String,
     /// What its flushes call themselves in the table's log.
     pub app_id: String,
-    #[expect(dead_code, reason = "held for its lock")]
     lock: Option<File>,
 }
 
@@ -27,6 +26,15 @@ impl Instance {
     pub fn without_log(configured: &str) -> Self {
         let id = name(configured, &random());
         Self { app_id: app_id(&id, &random()), id, lock: None }
+    }
+
+    /// Lets another process work in the directory of the log, which must be closed.
+    pub(crate) fn release(&self) {
+        if let Some(lock) = &self.lock
+            && let Err(error) = lock.unlock()
+        {
+            tracing::warn!(%error, "failed to unlock the directory of the log");
+        }
     }
 
     /// Reads who works in `dir`, or decides it, before the log in it is opened.

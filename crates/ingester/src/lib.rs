@@ -13,12 +13,14 @@
 
 mod config;
 mod core;
+pub mod delta;
 mod flush;
 mod housekeeping;
 mod instance;
 mod log;
 pub mod memory;
 pub mod metrics;
+mod query;
 mod replay;
 #[cfg(test)]
 mod samples;

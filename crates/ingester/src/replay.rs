@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use skald_model::{Batch, Error, Result, TenantId};
+use skald_model::{Batch, Error, Kind, Result, TenantId};
 use tokio::sync::mpsc;
 
 use crate::core::Core;
+use crate::flush::backoff;
 use crate::segment::memory_cost;
+use crate::table::Standing;
 use crate::tenant::SealReason;
 use crate::wal::{Lsn, Record, Replay};
 
 /// Records that are read ahead.
 const AHEAD: usize = 4;
+/// How often the table is asked how far it has come before the start fails.
+const STANDING_TRIES: u32 = 8;
 /// How long to wait for memory before saying so.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -32,10 +36,7 @@ pub(crate) async fn replay(core: &Arc<Core>, replay: Replay) -> Result<()> {
         let tenant_committed = match committed.get(&record.tenant) {
             Some(known) => *known,
             None => {
-                let standing = core.table.standing(&record.tenant).await;
-                let standing = standing.map_err(|e| {
-                    e.context(&format!("failed to replay the log: the table of tenant {}", record.tenant))
-                })?;
+                let standing = standing(core, &record.tenant).await?;
                 core.settle(&core.tenant(&record.tenant), standing);
                 committed.insert(record.tenant.clone(), standing.committed);
                 standing.committed
@@ -49,6 +50,7 @@ pub(crate) async fn replay(core: &Arc<Core>, replay: Replay) -> Result<()> {
         replayed += 1;
     }
     reader.await.map_err(|e| Error::internal(format!("the reader of the log panicked: {e}")))?;
+    crate::flush::remove_covered(core).await;
     metrics.recovered_records.inc_by(replayed);
     metrics.replay_active.set(0);
     metrics.replay_seconds.set(started.elapsed().as_secs_f64());
@@ -56,6 +58,25 @@ pub(crate) async fn replay(core: &Arc<Core>, replay: Replay) -> Result<()> {
         tracing::info!(replayed, skipped, seconds = started.elapsed().as_secs_f64(), "replayed the log");
     }
     Ok(())
+}
+
+/// How far the tenant's table has come. A store that is away for a moment does not end the start.
+async fn standing(core: &Arc<Core>, tenant: &TenantId) -> Result<Standing> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match core.table.standing(tenant).await {
+            Ok(standing) => return Ok(standing),
+            Err(error) if error.kind == Kind::Unavailable && tries < STANDING_TRIES => {
+                let pause = backoff(tries, core.config.flush_op_backoff_max, tenant);
+                tracing::warn!(%tenant, %error, ?pause, "the table can't be read yet; the replay waits for it");
+                tokio::time::sleep(pause).await;
+            }
+            Err(error) => {
+                return Err(error.context(&format!("failed to replay the log: the table of tenant {tenant}")));
+            }
+        }
+    }
 }
 
 /// Reads and decodes records on a thread of its own until the end or an error.

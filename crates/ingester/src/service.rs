@@ -18,7 +18,7 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::table::Table;
 use crate::wal::{self, Wal};
-use crate::{flush, housekeeping, replay};
+use crate::{flush, housekeeping, query, replay};
 
 /// How long a flush or a query may take to notice that the ingester shuts down.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
@@ -28,6 +28,7 @@ pub struct Ingester {
     pub(crate) core: Arc<Core>,
     tasks: Tasks,
     instance: Instance,
+    pool: query::Pool,
 }
 
 /// Why an ingester can't start.
@@ -73,7 +74,8 @@ impl Ingester {
             let (core, queue) = (core.clone(), queue.clone());
             tasks.spawn(format!("ingester-flush-{n}"), move |token| flush::work(core, queue, token));
         }
-        let ingester = Arc::new(Self { core, tasks, instance });
+        let pool = query::Pool::new(core.config.concurrent_queries);
+        let ingester = Arc::new(Self { core, tasks, instance, pool });
         if let Some(replay) = replay
             && let Err(e) = replay::replay(&ingester.core, replay).await
         {
@@ -105,10 +107,9 @@ impl Ingester {
     /// Stops: refuses pushes, flushes if the configuration says so (or there is no log), ends its tasks, closes the log.
     pub async fn shutdown(&self) {
         self.core.closing.store(true, Ordering::Release);
-        if self.core.config.wal.flush_on_shutdown || self.core.log.wal().is_none() {
-            if let Err(error) = flush::flush_now(&self.core, self.core.all()).await {
-                tracing::error!(%error, "failed to flush at shutdown");
-            }
+        let flushes = self.core.config.wal.flush_on_shutdown || self.core.log.wal().is_none();
+        if flushes && let Err(error) = flush::flush_now(&self.core, self.core.all()).await {
+            tracing::error!(%error, "failed to flush at shutdown");
         }
         self.stop().await;
     }
@@ -120,6 +121,7 @@ impl Ingester {
         if let Err(error) = closed {
             tracing::error!(%error, "closing the log panicked");
         }
+        self.instance.release();
     }
 
     /// Refuses stamps that no clock nearly right can have made.
@@ -170,16 +172,38 @@ impl skald_rpc::Ingester for Ingester {
         appended.refusal.map_or(Ok(()), Err)
     }
 
-    async fn query_logs(&self, _task: LogTask) -> Result<LogResult> {
-        Err(Error::invalid("log queries over memory are not supported"))
+    async fn query_logs(&self, task: LogTask) -> Result<LogResult> {
+        let query = query::parse_log(&task.query)?;
+        let segments = self.core.cut(&task.tenant, task.version).await?;
+        if segments.is_empty() || task.range.is_empty() {
+            return Ok(LogResult::default());
+        }
+        let scan = move |cancelled: &query::Cancelled| query::query_logs(&segments, &query, &task, cancelled);
+        let (mut result, waited) = self.pool.run(scan).await?;
+        result.stats.queue_seconds += waited;
+        Ok(result)
     }
 
-    async fn query_metric(&self, _task: MetricTask) -> Result<MetricResult> {
-        Err(Error::invalid("metric queries over memory are not supported"))
+    async fn query_metric(&self, task: MetricTask) -> Result<MetricResult> {
+        let query = query::parse_metric(&task.query)?;
+        let segments = self.core.cut(&task.tenant, task.version).await?;
+        let scan =
+            move |cancelled: &query::Cancelled| query::query_metric(&segments, &query, &task, cancelled);
+        let (mut result, waited) = self.pool.run(scan).await?;
+        result.stats.queue_seconds += waited;
+        Ok(result)
     }
 
-    async fn streams(&self, _request: StreamsRequest) -> Result<Vec<StreamInfo>> {
-        Err(Error::invalid("streams"))
+    async fn streams(&self, request: StreamsRequest) -> Result<Vec<StreamInfo>> {
+        let selectors = query::parse_selectors(&request.selectors)?;
+        let segments = self.core.cut(&request.tenant, request.version).await?;
+        if segments.is_empty() || request.range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let find = move |cancelled: &query::Cancelled| {
+            query::streams(&segments, &selectors, request.range, cancelled)
+        };
+        Ok(self.pool.run(find).await?.0)
     }
 
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {

@@ -1,0 +1,79 @@
+//! Metric queries over memory: the partial states of a query's range aggregations.
+
+use std::sync::Arc;
+
+use skald_logql::metric::{MetricQuery, RangeLeaf, Steps};
+use skald_model::{Direction, EntryHash, QueryStats, Result};
+use skald_rpc::querier::{MetricResult, MetricTask};
+
+use super::merge::Merge;
+use super::sources::{BodySearch, Copies, Source, Sources};
+use super::{Budget, Cancelled};
+use crate::segment::Segment;
+
+/// Runs a metric task over segments, older ones first.
+///
+/// The result holds for each range aggregation, in the query's order, the length of its encoded state (u32, little
+/// endian) and the state; the length is 0 where no stream matched.
+pub(crate) fn query_metric(
+    segments: &[Arc<Segment>],
+    query: &MetricQuery,
+    task: &MetricTask,
+    cancelled: &Cancelled,
+) -> Result<MetricResult> {
+    let steps = Steps::range(task.start, task.end, task.step);
+    let budget = Budget { bytes_max: task.max_bytes, cancelled };
+    let mut stats = QueryStats { ingesters: 1, ..QueryStats::default() };
+    let mut partials = Vec::new();
+    for leaf in query.leaves() {
+        let state = aggregate(segments, leaf, steps, task, &budget, &mut stats)?;
+        partials.extend_from_slice(&(state.len() as u32).to_le_bytes());
+        partials.extend_from_slice(&state);
+    }
+    Ok(MetricResult { partials: partials.into(), stats })
+}
+
+/// The encoded state of one range aggregation; empty if no stream matches.
+fn aggregate(
+    segments: &[Arc<Segment>],
+    leaf: &Arc<RangeLeaf>,
+    steps: Steps,
+    task: &MetricTask,
+    budget: &Budget<'_>,
+    stats: &mut QueryStats,
+) -> Result<Vec<u8>> {
+    let (own, shards) = (u64::from(task.shard.0), u64::from(task.shard.1.max(1)));
+    let sources = Sources::select(segments, &leaf.selector, leaf.times(steps), |id| id.0 % shards == own);
+    if sources.list.is_empty() {
+        return Ok(Vec::new());
+    }
+    stats.streams += sources.streams;
+    let mut observer = leaf.observer(steps)?;
+    let mut bodies = BodySearch::new(segments, &leaf.predicate, &sources);
+    // Stream by stream: only copies of one stream have to be brought into one order.
+    for same in sources.list.chunk_by(|a, b| a.ordinal == b.ordinal) {
+        let mut copies = Copies::default();
+        let cursors = same.iter().map(Source::cursor).collect();
+        let mut merge = Merge::new(cursors, Direction::Forward);
+        while let Some((i, row)) = merge.next(|i, row| bodies.may_match(same[i].segment, row)) {
+            let source = &same[i];
+            let batches = segments[source.segment].batches();
+            let (line, metadata) = (batches.line(row), batches.metadata(row));
+            budget.spend(stats, line, metadata)?;
+            if !leaf.predicate.matches(line) {
+                continue;
+            }
+            if source.shared || !task.exclude.is_empty() {
+                let identity = EntryHash::of(row.timestamp, line, metadata);
+                let is_new = !source.shared || copies.is_new(row.timestamp, source.ordinal, identity);
+                if !is_new || task.exclude.contains(&(source.stream.id, identity)) {
+                    stats.duplicates += 1;
+                    continue;
+                }
+            }
+            stats.post_filter_lines += 1;
+            observer.observe(row.timestamp, line, &source.stream.labels, metadata)?;
+        }
+    }
+    Ok(observer.finish().encode())
+}

@@ -1,0 +1,43 @@
+//! Which streams are in memory.
+
+use std::sync::Arc;
+
+use skald_model::{Result, Selector, TimeRange};
+use skald_rpc::ingester::StreamInfo;
+
+use super::Cancelled;
+use crate::segment::{Segment, StreamRows};
+
+/// The streams with entries in `range` that pass one of the selectors (none passes all), each once, by labels.
+pub(crate) fn streams(
+    segments: &[Arc<Segment>],
+    selectors: &[Selector],
+    range: TimeRange,
+    cancelled: &Cancelled,
+) -> Result<Vec<StreamInfo>> {
+    let passes =
+        |s: &StreamRows| selectors.is_empty() || selectors.iter().any(|sel| sel.matches(s.labels.as_ref()));
+    let mut found = Vec::new();
+    for segment in segments {
+        cancelled.check()?;
+        found.extend(segment.streams().iter().filter(|s| passes(s)).filter_map(|s| info(segment, s, range)));
+    }
+    Ok(StreamInfo::join(found))
+}
+
+fn info(segment: &Segment, stream: &StreamRows, range: TimeRange) -> Option<StreamInfo> {
+    let rows = &stream.rows[stream.range(&range)];
+    let (first, last) = (rows.first()?, rows.last()?);
+    let bytes = match rows.len() == stream.rows.len() {
+        true => stream.bytes,
+        false => rows.iter().map(|r| segment.batches().line_len(r)).sum(),
+    };
+    Some(StreamInfo {
+        id: stream.id,
+        labels: stream.labels.clone(),
+        min_ts: first.timestamp,
+        max_ts: last.timestamp,
+        entries: rows.len() as u64,
+        bytes,
+    })
+}
