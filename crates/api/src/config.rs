@@ -14,8 +14,8 @@ pub struct Config {
     /// Longest body of a push as it comes over the wire, in bytes. Larger ones are refused with 413; more lets one
     /// request take more memory.
     pub max_recv_msg_size: usize,
-    /// Longest body of a push after decompression, in bytes, below 4 GiB. A push takes about this much memory while
-    /// it is decoded and until it is flushed.
+    /// Longest body of a push after decompression, in bytes, below 4 GiB. A push takes this much memory and some
+    /// more while it is decoded and until it is flushed.
     pub max_decompressed_size: usize,
     /// Whether answers are compressed with gzip when the client accepts that and they are worth it.
     pub compress_responses: bool,
@@ -27,7 +27,7 @@ impl Default for Config {
             auth_enabled: true,
             no_auth_tenant: "fake".to_owned(),
             max_recv_msg_size: 100 << 20,
-            max_decompressed_size: 512 << 20,
+            max_decompressed_size: 256 << 20,
             compress_responses: true,
         }
     }

@@ -14,7 +14,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use skald_model::{Error, Kind, Push, Timestamp};
+use skald_model::{EntryRef, Error, Kind, Push, PushStream, Timestamp};
 use skald_rpc::Distributor;
 use skald_runtime::Clock;
 
@@ -76,6 +76,17 @@ pub fn decode(headers: &HeaderMap, body: Bytes, form: json::Form, limit: usize) 
             protobuf::decode(decoded, Some(message))
         }
     }
+}
+
+/// Bytes of memory that so many entries and streams of a push take besides its body.
+fn overhead_bytes(entries: usize, streams: usize) -> usize {
+    entries * size_of::<EntryRef>() + streams * size_of::<PushStream>()
+}
+
+/// The most of that for a body of this size. Entries that anyone would send stay far below: a time alone takes
+/// twelve bytes. Without a bound a body of nothing but empty entries would take a dozen times its size.
+fn overhead_bytes_max(body_bytes: usize) -> usize {
+    body_bytes * 4 + (1 << 20)
 }
 
 /// The refusal of a push without streams.

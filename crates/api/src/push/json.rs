@@ -129,6 +129,12 @@ impl Decoder<'_> {
     }
 
     fn stream(&mut self) -> Result<(), Fault> {
+        if self.streams.len() == self.streams.capacity()
+            && super::overhead_bytes(self.refs.len(), self.streams.len())
+                > super::overhead_bytes_max(self.read.len())
+        {
+            return Err(Fault::expected(self.read.at(), "fewer streams in a push of this size"));
+        }
         let start = self.refs.len() as u32;
         let mut labels = match self.form {
             Form::V1 => PushLabels::Set(Labels::empty()),

@@ -142,6 +142,12 @@ fn the_legacy_form() {
     check(r#"{"streams":[{"labels":"{}","entries":[{"line":5}]}]}"#, Err(()));
 }
 
+#[test]
+fn a_push_of_empty_streams_is_refused() {
+    let body = format!("{{\"streams\":[{}{{}}]}}", "{},".repeat(1 << 18));
+    assert!(plain(body.as_bytes(), Form::V1).unwrap_err().contains("fewer streams"));
+}
+
 /// The same rules over `serde_json`'s values.
 fn oracle(body: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(body).ok()?;

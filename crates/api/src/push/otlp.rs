@@ -6,6 +6,7 @@
 
 pub mod message;
 mod value;
+mod weight;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -102,8 +103,12 @@ pub fn decode(headers: &HeaderMap, body: Bytes, limit: usize, clock: &dyn Clock)
     let message = || encoding::inflate(body, compression, limit);
     let request = match media_type.as_str() {
         "application/json" => from_json(&message()?)?,
-        "application/x-protobuf" => LogsRequest::decode(message()?)
-            .map_err(|e| Error::invalid(format!("failed to decode the OTLP request: {e}")))?,
+        "application/x-protobuf" => {
+            let message = message()?;
+            weight::check_protobuf(&message)?;
+            LogsRequest::decode(message)
+                .map_err(|e| Error::invalid(format!("failed to decode the OTLP request: {e}")))?
+        }
         other => {
             let text = format!(
                 "content type: {other} is not supported, expected application/json or application/x-protobuf"
@@ -120,6 +125,7 @@ fn from_json(message: &[u8]) -> Result<LogsRequest, Error> {
     if message.trim_ascii_start().first() != Some(&b'{') {
         return Err(fail("expected an object".to_owned()));
     }
+    weight::check_json(message)?;
     serde_json::from_slice(message).map_err(|e| fail(e.to_string()))
 }
 

@@ -41,7 +41,7 @@ pub fn decode(body: Bytes, compressed: Option<Bytes>) -> Result<Push, Error> {
 
 /// Why bytes are not the message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-enum Fault {
+pub(super) enum Fault {
     #[error("unexpected EOF")]
     Cut,
     #[error("proto: integer overflow")]
@@ -58,13 +58,15 @@ enum Fault {
     TooDeep,
     #[error("timestamp: &types.Timestamp{{Seconds: {0},\nNanos: {1},\n}}: {2}")]
     Timestamp(i64, i32, &'static str),
+    #[error("too many entries or streams for the size of the push")]
+    Overhead,
     #[error("couldn't parse labels: 1:{0}: parse error: invalid UTF-8 rune")]
     Labels(usize),
 }
 
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
-const LENGTH_DELIMITED: u8 = 2;
+pub(super) const LENGTH_DELIMITED: u8 = 2;
 const START_GROUP: u8 = 3;
 const END_GROUP: u8 = 4;
 const FIXED32: u8 = 5;
@@ -100,6 +102,9 @@ impl<'a> Visitor<'a> {
     }
 
     fn stream(&mut self, range: Range<usize>) -> Result<(), Fault> {
+        if self.streams.len() == self.streams.capacity() {
+            self.check_overhead()?;
+        }
         let first = self.refs.len() as u32;
         let mut labels = 0..0;
         let mut fields = Fields::new(self.body, range, "StreamAdapter");
@@ -117,7 +122,15 @@ impl<'a> Visitor<'a> {
         Ok(())
     }
 
+    fn check_overhead(&self) -> Result<(), Fault> {
+        let overhead = super::overhead_bytes(self.refs.len(), self.streams.len());
+        if overhead > super::overhead_bytes_max(self.body.len()) { Err(Fault::Overhead) } else { Ok(()) }
+    }
+
     fn entry(&mut self, range: Range<usize>) -> Result<(), Fault> {
+        if self.refs.len() == self.refs.capacity() {
+            self.check_overhead()?;
+        }
         let mut time = None;
         let mut line = 0..0;
         let mut fields = Fields::new(self.body, range, "EntryAdapter");
@@ -206,7 +219,7 @@ fn nanoseconds(seconds: i64, nanos: i32) -> Result<Timestamp, Fault> {
 }
 
 /// Walks over the fields of one message. Positions count from the start of the body.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     body: &'a [u8],
     at: usize,
     end: usize,
@@ -214,13 +227,13 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn new(body: &'a [u8], range: Range<usize>, message: &'static str) -> Self {
+    pub(super) fn new(body: &'a [u8], range: Range<usize>, message: &'static str) -> Self {
         Self { body, at: range.start, end: range.end, message }
     }
 
     /// Number and wire type of the next field.
     #[inline]
-    fn next(&mut self) -> Result<Option<(u32, u8)>, Fault> {
+    pub(super) fn next(&mut self) -> Result<Option<(u32, u8)>, Fault> {
         if self.at == self.end {
             return Ok(None);
         }
@@ -273,7 +286,7 @@ impl<'a> Fields<'a> {
 
     /// The range of a length-delimited field.
     #[inline]
-    fn message(&mut self, wire_type: u8, field: &'static str) -> Result<Range<usize>, Fault> {
+    pub(super) fn message(&mut self, wire_type: u8, field: &'static str) -> Result<Range<usize>, Fault> {
         if wire_type != LENGTH_DELIMITED {
             return Err(Fault::WrongWireType(wire_type, field));
         }
@@ -299,7 +312,7 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn skip(&mut self, number: u32, wire_type: u8) -> Result<(), Fault> {
+    pub(super) fn skip(&mut self, number: u32, wire_type: u8) -> Result<(), Fault> {
         self.skip_nested(number, wire_type, 0)
     }
 

@@ -214,3 +214,21 @@ fn an_absent_time_is_gos_zero_time() {
     let request = PushRequest { streams: vec![Stream { labels: vec![], entries: vec![entry] }] };
     assert_eq!(ours(&request.encode_to_vec()).unwrap()[0].1[0].0, 0);
 }
+
+#[test]
+fn a_body_of_empty_entries_is_refused() {
+    let entries = [0x12, 0].repeat(1 << 20);
+    let len = entries.len() as u64;
+    let head = [
+        &[0x0a][..],
+        &[
+            (len & 0x7f | 0x80) as u8,
+            (len >> 7 & 0x7f | 0x80) as u8,
+            (len >> 14 & 0x7f | 0x80) as u8,
+            (len >> 21) as u8,
+        ],
+    ]
+    .concat();
+    check(&[head, entries].concat(), "too many entries or streams for the size of the push");
+    check(&[0x0a, 0].repeat(1 << 20), "too many entries or streams for the size of the push");
+}

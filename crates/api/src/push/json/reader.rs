@@ -39,6 +39,11 @@ impl<'a> Reader<'a> {
         self.at
     }
 
+    /// Length of the text in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.text.len()
+    }
+
     /// Reads the bracket that opens `what`.
     pub(crate) fn open(&mut self, bracket: u8, what: &'static str) -> Result<(), Fault> {
         if self.peek() != Some(bracket) {
