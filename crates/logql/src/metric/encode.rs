@@ -3,12 +3,13 @@
 //! ```text
 //! u8 version (1) · u8 fold · failed: 0, or 1 · string · string
 //! varint series · per series: bytes labels (packed) · varint buckets · per bucket: zigzag varint bucket · folded
-//! folded: sum, min, max: f64 · moments: 3 × f64 · edges: i64, f64 · values: varint n, f64 … · samples: varint n, (i64, f64) …
+//! folded: sum, min, max: f64 · moments: 3 × f64 · edges: i64, f64 · values: varint 2n, f64 … or varint 2n+1, (i64 bin, i64 count) … · samples: varint n, (i64, f64) …
 //! ```
 
 use skald_model::Labels;
 use skald_model::labels::{get_varint, put_varint};
 
+use super::sketch::Sketch;
 use super::state::{Buckets, Fold, Folded, Partial};
 
 const VERSION: u8 = 1;
@@ -70,8 +71,15 @@ fn put_folded(out: &mut Vec<u8>, folded: &Folded) {
             out.extend_from_slice(&v.to_bits().to_le_bytes());
         }
         Folded::Values(values) => {
-            put_varint(out, values.len() as u64);
+            put_varint(out, 2 * values.len() as u64);
             values.iter().for_each(|v| out.extend_from_slice(&v.to_bits().to_le_bytes()));
+        }
+        Folded::Sketch(sketch) => {
+            put_varint(out, 2 * sketch.bins.len() as u64 + 1);
+            for (bin, count) in &sketch.bins {
+                out.extend_from_slice(&i64::from(*bin).to_le_bytes());
+                out.extend_from_slice(&count.to_le_bytes());
+            }
         }
         Folded::Samples(samples) => {
             put_varint(out, samples.len() as u64);
@@ -140,7 +148,19 @@ fn decode(bytes: &[u8]) -> Option<Partial> {
                 Fold::Moments => Folded::Moments(r.float()?, r.float()?, r.float()?),
                 Fold::First | Fold::Last => Folded::Edge(r.word()? as i64, r.float()?),
                 Fold::Values => {
-                    let n = r.count(8)?;
+                    let n = r.varint()?;
+                    let (n, sketched) = (usize::try_from(n / 2).ok()?, n % 2 == 1);
+                    if n > r.0.len() / if sketched { 16 } else { 8 } {
+                        return None;
+                    }
+                    if sketched {
+                        let bins = (0..n).map(|_| Some((i32::try_from(r.word()? as i64).ok()?, r.word()?)));
+                        buckets.push((
+                            bucket,
+                            Folded::Sketch(Box::new(Sketch { bins: bins.collect::<Option<_>>()? })),
+                        ));
+                        continue;
+                    }
                     Folded::Values((0..n).map(|_| r.float()).collect::<Option<_>>()?)
                 }
                 Fold::Samples => {

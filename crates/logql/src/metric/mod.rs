@@ -10,6 +10,7 @@ mod encode;
 mod evaluate;
 mod observe;
 mod plan;
+mod sketch;
 mod state;
 mod window;
 

@@ -7,7 +7,7 @@ use skald_model::{Error, Labels, LabelsRef, Timestamp};
 
 use super::plan::RangeLeaf;
 use super::state::{Fold, Partial};
-use super::window::{Steps, Windows};
+use super::window::{Span, Steps, Windows};
 use crate::ast::{Conversion, RangeOp, Unwrap};
 use crate::pipeline::{ERROR, ERROR_DETAILS, EntryState, Filter, NameId, Pipeline, PipelineTask, pack};
 use crate::units;
@@ -24,6 +24,8 @@ const MAX_KEYS: usize = 65_536;
 pub struct RangeObserver {
     leaf: Arc<RangeLeaf>,
     windows: Windows,
+    /// The bucket of the last entry: the next one is probably in it too.
+    span: Span,
     fold: Fold,
     task: PipelineTask,
     partial: Partial,
@@ -74,8 +76,10 @@ impl RangeLeaf {
             without.extend(unwrap.as_ref().map(|u| u.label));
         }
         let is_plain = !self.has_stages && unwrap.is_none();
+        let windows = Windows::new(steps, self.interval, self.offset);
         Ok(RangeObserver {
-            windows: Windows::new(steps, self.interval, self.offset),
+            span: windows.span(steps.start()),
+            windows,
             fold: self.fold(),
             partial: Partial::new(self.fold()),
             leaf: self.clone(),
@@ -134,7 +138,7 @@ impl RangeObserver {
         stream: &Labels,
         metadata: LabelsRef<'_>,
     ) -> Result<(), Error> {
-        let Some(bucket) = self.windows.bucket(timestamp) else { return Ok(()) };
+        let Some(bucket) = self.bucket(timestamp) else { return Ok(()) };
         if self.is_plain && (metadata.is_empty() || !self.leaf.needs_metadata()) {
             let value = self.line_value(line.len());
             let series = self.plain_series(stream)?;
@@ -156,6 +160,34 @@ impl RangeObserver {
         let series = self.series()?;
         self.partial.buckets[series as usize].add(self.fold, bucket, timestamp, value);
         Ok(())
+    }
+
+    /// Adds entries of one stream by their times alone. Only for a leaf that needs neither lines nor their lengths, and
+    /// for entries without structured metadata unless it needs none; see [`RangeLeaf::counts_only`].
+    pub fn observe_times(&mut self, times: &[Timestamp], stream: &Labels) -> Result<(), Error> {
+        debug_assert!(self.is_plain && !self.leaf.needs_line_length());
+        if !times.iter().any(|t| self.windows.times().contains(*t)) {
+            return Ok(());
+        }
+        let series = self.plain_series(stream)? as usize;
+        for t in times {
+            if let Some(bucket) = self.bucket(*t) {
+                self.partial.buckets[series].add(self.fold, bucket, *t, 1.0);
+            }
+        }
+        Ok(())
+    }
+
+    fn bucket(&mut self, t: Timestamp) -> Option<i64> {
+        if !self.span.contains(t) {
+            self.span = self.windows.span(t);
+        }
+        self.span.bucket
+    }
+
+    /// Bytes of memory that the state takes, roughly, to be held against a query's budget.
+    pub fn memory_bytes(&self) -> usize {
+        self.partial.memory_bytes()
     }
 
     /// The state so far.

@@ -101,6 +101,12 @@ impl RangeLeaf {
         self.unwrap.is_none() && matches!(self.op, RangeOp::Bytes | RangeOp::BytesRate)
     }
 
+    /// Whether the times of entries are all that counts, so that [`super::RangeObserver::observe_times`] may be used (with
+    /// a trivial predicate, and for entries without structured metadata unless [`RangeLeaf::needs_metadata`] is false).
+    pub fn counts_only(&self) -> bool {
+        !self.has_stages && self.unwrap.is_none() && !self.needs_line_length()
+    }
+
     /// Whether the aggregation looks at an entry's structured metadata. If not, an observer may be given none.
     pub fn needs_metadata(&self) -> bool {
         match &self.grouping {

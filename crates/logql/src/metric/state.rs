@@ -3,6 +3,7 @@
 use rustc_hash::FxHashMap;
 use skald_model::Labels;
 
+use super::sketch::{EXACT_VALUES, Sketch};
 use super::window::Windows;
 use crate::ast::RangeOp;
 
@@ -49,6 +50,8 @@ pub(crate) enum Folded {
     /// A sample with its time.
     Edge(i64, f64),
     Values(Vec<f64>),
+    /// Too many values to keep them all.
+    Sketch(Box<Sketch>),
     Samples(Vec<(i64, f64)>),
 }
 
@@ -76,7 +79,8 @@ impl Folded {
             }
             (Fold::First, Folded::Edge(t, v)) if time < *t => (*t, *v) = (time, value),
             (Fold::Last, Folded::Edge(t, v)) if time >= *t => (*t, *v) = (time, value),
-            (_, Folded::Values(values)) => values.push(value),
+            (_, all @ Folded::Values(_)) => all.push(&[value]),
+            (_, Folded::Sketch(sketch)) => sketch.add(value, 1),
             (_, Folded::Samples(samples)) => samples.push((time, value)),
             _ => {}
         }
@@ -96,9 +100,49 @@ impl Folded {
             }
             (Fold::First, Folded::Edge(t, v), Folded::Edge(t2, v2)) if t2 < t => (*t, *v) = (*t2, *v2),
             (Fold::Last, Folded::Edge(t, v), Folded::Edge(t2, v2)) if t2 >= t => (*t, *v) = (*t2, *v2),
-            (_, Folded::Values(a), Folded::Values(b)) => a.extend_from_slice(b),
+            (_, all @ Folded::Values(_), Folded::Values(b)) => all.push(b),
+            (_, all @ Folded::Values(_), Folded::Sketch(b)) => all.sketch().merge(b),
+            (_, Folded::Sketch(a), Folded::Values(b)) => b.iter().for_each(|v| a.add(*v, 1)),
+            (_, Folded::Sketch(a), Folded::Sketch(b)) => a.merge(b),
             (_, Folded::Samples(a), Folded::Samples(b)) => a.extend_from_slice(b),
             _ => {}
+        }
+    }
+}
+
+impl Folded {
+    /// Adds values; beyond [`EXACT_VALUES`] they are sketched.
+    fn push(&mut self, more: &[f64]) {
+        match self {
+            Folded::Values(values) if values.len() + more.len() <= EXACT_VALUES => {
+                values.extend_from_slice(more)
+            }
+            _ => {
+                let sketch = self.sketch();
+                more.iter().for_each(|v| sketch.add(*v, 1));
+            }
+        }
+    }
+
+    /// Turns values into a sketch of them.
+    fn sketch(&mut self) -> &mut Sketch {
+        if let Folded::Values(values) = self {
+            let mut sketch = Sketch::default();
+            values.iter().for_each(|v| sketch.add(*v, 1));
+            *self = Folded::Sketch(Box::new(sketch));
+        }
+        match self {
+            Folded::Sketch(sketch) => sketch,
+            _ => unreachable!("only values are sketched"),
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Folded::Values(v) => v.capacity() * 8,
+            Folded::Samples(v) => v.capacity() * 16,
+            Folded::Sketch(s) => s.memory_bytes(),
+            _ => 0,
         }
     }
 }
@@ -155,6 +199,17 @@ impl Partial {
     /// Number of series.
     pub fn series(&self) -> usize {
         self.labels.len()
+    }
+
+    /// Bytes of memory that the state takes, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let labels: usize = self.labels.iter().map(|l| l.packed().len() + 96).sum();
+        let folded = self
+            .buckets
+            .iter()
+            .flat_map(|b| &b.0)
+            .map(|(_, f)| size_of::<(i64, Folded)>() + f.memory_bytes());
+        labels + folded.sum::<usize>()
     }
 
     /// The number of a series, which is new if it was not known.
@@ -215,6 +270,7 @@ pub(crate) fn window_value(
         (RangeOp::Stddev, Folded::Moments(n, _, squares)) => (squares / n).sqrt(),
         (_, Folded::Moments(n, _, squares)) => squares / n,
         (_, Folded::Values(values)) => quantile(parameter, &mut values.clone()),
+        (_, Folded::Sketch(sketch)) => sketch.quantile(parameter),
         (_, Folded::Samples(samples)) => {
             let mut samples = samples.clone();
             samples.sort_by_key(|(t, _)| *t);

@@ -116,6 +116,35 @@ fn matching_that_is_not_unique_fails() {
     assert_eq!(ok.unwrap(), "{app=\"a\", pod=\"0\"} 0.6\n{app=\"a\", pod=\"1\"} 0.4\n");
 }
 
+#[test]
+fn many_values_are_sketched() {
+    let query = compile(r#"quantile_over_time(0.9, {a="b"} | logfmt | unwrap v [100h]) by (app)"#);
+    let steps = Steps::instant(100_000 * SECOND);
+    let entries: Vec<Entry> = (1..=40_000).map(|i| (i, 0, i)).collect();
+    let mut merged = partials(&query, steps, &entries[..20_000]);
+    for part in partials(&query, steps, &entries[20_000..]) {
+        merged[0].merge(Partial::decode(&part.encode()).unwrap());
+    }
+    let QueryValue::Vector(v) = query.evaluate(&merged, steps, LIMITS).unwrap() else { panic!("a vector") };
+    assert!((v[0].value / 36_000.0 - 1.0).abs() < 0.006, "{}", v[0].value);
+    assert!(merged[0].memory_bytes() < 64 << 10);
+}
+
+#[test]
+fn counting_by_times_alone_is_counting() {
+    let query = compile(r#"sum by (pod) (rate({a="b"}[25s]))"#);
+    let steps = Steps::range(0, 100 * SECOND, 10 * SECOND);
+    let leaf = &query.leaves()[0];
+    assert!(leaf.counts_only());
+    let mut observer = leaf.observer(steps).unwrap();
+    for (t, pod, _) in ENTRIES {
+        let stream = Labels::from_pairs([("app", "a"), ("pod", pod.to_string().as_str())]);
+        observer.observe_times(&[t * SECOND], &stream).unwrap();
+    }
+    let by_times = query.evaluate(&[observer.finish()], steps, LIMITS).unwrap();
+    assert_eq!(by_times, query.evaluate(&partials(&query, steps, ENTRIES), steps, LIMITS).unwrap());
+}
+
 proptest! {
     /// Tasks may be cut in any way: merging their states, encoded and decoded, gives what one task gives.
     #[test]

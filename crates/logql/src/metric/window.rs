@@ -81,6 +81,20 @@ pub(crate) struct Windows {
     rest: i64,
 }
 
+/// A bucket, or a time outside of all windows: the times after `after` up to `to`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub after: Timestamp,
+    pub to: Timestamp,
+    pub bucket: Option<i64>,
+}
+
+impl Span {
+    pub(crate) fn contains(&self, t: Timestamp) -> bool {
+        self.after < t && t <= self.to
+    }
+}
+
 impl Windows {
     pub(crate) fn new(steps: Steps, interval: i64, offset: i64) -> Self {
         let interval = interval.max(1);
@@ -106,15 +120,32 @@ impl Windows {
     }
 
     /// The bucket of an entry at `t`; `None` if it is in no window.
+    #[cfg(test)]
     pub(crate) fn bucket(&self, t: Timestamp) -> Option<i64> {
-        let after = t.checked_sub(self.origin)?;
+        self.span(t).bucket
+    }
+
+    /// The bucket of an entry at `t` with all the times that share it.
+    pub(crate) fn span(&self, t: Timestamp) -> Span {
+        let after = t.saturating_sub(self.origin);
         // The first step at or after the entry.
         let k = after.div_euclid(self.step) + i64::from(after.rem_euclid(self.step) != 0);
-        let to_step = k * self.step - after;
-        let bucket = 2 * k + i64::from(self.rest == 0 || to_step < self.rest);
+        let at_step = k.saturating_mul(self.step);
+        let late = self.rest == 0 || at_step.saturating_sub(after) < self.rest;
+        let bucket = 2 * k + i64::from(late);
+        let (from, to) = match (self.rest, late) {
+            (0, _) => (at_step.saturating_sub(self.step), at_step),
+            (rest, true) => (at_step.saturating_sub(rest), at_step),
+            (rest, false) => (at_step.saturating_sub(self.step), at_step.saturating_sub(rest)),
+        };
         let last = 2 * (self.count() as i64 - 1) + 1;
-        let in_gap = self.whole == 0 && self.rest != 0 && bucket % 2 == 0;
-        (bucket >= self.window(0).0 && bucket <= last && !in_gap).then_some(bucket)
+        let in_gap = self.whole == 0 && self.rest != 0 && !late;
+        let inside = bucket >= self.window(0).0 && bucket <= last && !in_gap;
+        Span {
+            after: self.origin.saturating_add(from),
+            to: self.origin.saturating_add(to),
+            bucket: inside.then_some(bucket),
+        }
     }
 
     /// The first and last bucket of the window of step `m`.
@@ -160,6 +191,14 @@ mod tests {
                 prop_assert_eq!(found, inside, "step {}", m);
                 prop_assert!(!inside || w.times().contains(t));
                 prop_assert_eq!(w.bounds(m), (at - interval, at));
+            }
+            let span = w.span(t);
+            prop_assert!(span.contains(t));
+            for near in [span.after + 1, span.to] {
+                prop_assert_eq!(w.bucket(near), span.bucket);
+            }
+            if span.bucket.is_some() {
+                prop_assert!(w.bucket(span.after) != span.bucket && w.bucket(span.to + 1) != span.bucket);
             }
         }
     }

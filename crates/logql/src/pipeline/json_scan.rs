@@ -17,12 +17,12 @@ pub(crate) enum Kind {
 /// An error with its text.
 pub(crate) type ScanError = &'static str;
 
-const OBJECT: ScanError = "Value looks like object, but can't find closing '}' symbol";
-const ARRAY: ScanError = "Value looks like array, but can't find closing ']' symbol";
+pub(crate) const OBJECT: ScanError = "Value looks like object, but can't find closing '}' symbol";
+pub(crate) const ARRAY: ScanError = "Value looks like array, but can't find closing ']' symbol";
 const STRING: ScanError = "Value is string, but can't find closing '\"' symbol";
 const UNKNOWN: ScanError = "Unknown value type";
-const MALFORMED: ScanError = "Malformed JSON error";
-const ESCAPE: ScanError = "Encountered an invalid escape sequence in a string";
+pub(crate) const MALFORMED: ScanError = "Malformed JSON error";
+pub(crate) const ESCAPE: ScanError = "Encountered an invalid escape sequence in a string";
 
 /// What a visitor wants next.
 pub(crate) enum Visit {
@@ -30,27 +30,32 @@ pub(crate) enum Visit {
     Stop,
 }
 
-fn skip_space(data: &[u8], at: usize) -> Option<usize> {
+/// The index of what is not space at or after `at`.
+#[inline]
+pub(crate) fn skip_space(data: &[u8], at: usize) -> Option<usize> {
+    if data.get(at).is_some_and(|b| *b > b' ') {
+        return Some(at);
+    }
     data[at..].iter().position(|b| !matches!(b, b' ' | b'\n' | b'\r' | b'\t')).map(|p| at + p)
 }
 
 /// The index after the closing quote of a string whose content begins at `at`, and whether it holds escapes.
-fn string_end(data: &[u8], at: usize) -> Option<(usize, bool)> {
+#[inline]
+pub(crate) fn string_end(data: &[u8], at: usize) -> Option<(usize, bool)> {
     let mut from = at;
     let mut escaped = false;
     loop {
-        let quote = from + memchr::memchr(b'"', &data[from..])?;
-        let backslashes = data[at..quote].iter().rev().take_while(|b| **b == b'\\').count();
-        escaped |= backslashes > 0 || memchr::memchr(b'\\', &data[from..quote]).is_some();
-        if backslashes % 2 == 0 {
-            return Some((quote + 1, escaped));
+        let found = from + memchr::memchr2(b'"', b'\\', &data[from..])?;
+        if data[found] == b'"' {
+            return Some((found + 1, escaped));
         }
-        from = quote + 1;
+        escaped = true;
+        from = (found + 2).min(data.len());
     }
 }
 
 /// The index after the bracket that closes the one at `at`.
-fn block_end(data: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
+pub(crate) fn block_end(data: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
     let mut level = 0usize;
     let mut i = at;
     while i < data.len() {

@@ -65,7 +65,8 @@ impl Names {
         self.ids.get(name).copied()
     }
 
-    fn extracted(&mut self, id: NameId) -> NameId {
+    /// The name with the suffix for labels that would hide another.
+    pub(crate) fn extracted(&mut self, id: NameId) -> NameId {
         if let Some(id) = self.extracted[id as usize] {
             return id;
         }
@@ -103,6 +104,33 @@ struct StreamState {
     labels: Labels,
     names: Vec<NameId>,
     sets: FxHashMap<Box<[u8]>, Arc<EntryLabels>>,
+    hits: u32,
+    misses: u32,
+    /// Entries that are not to be looked up, because sets did not repeat.
+    unsought: u32,
+}
+
+impl StreamState {
+    fn new(labels: Labels, names: Vec<NameId>) -> Self {
+        Self { labels, names, sets: FxHashMap::default(), hits: 0, misses: 0, unsought: 0 }
+    }
+
+    fn find(&mut self, key: &[u8]) -> Option<Arc<EntryLabels>> {
+        let found = self.sets.get(key).cloned();
+        if found.is_some() {
+            self.hits += 1;
+        } else {
+            self.misses += 1;
+        }
+        if self.hits + self.misses >= 1024 {
+            if self.hits * 4 < self.misses {
+                self.unsought = 16 * 1024;
+                self.sets.clear();
+            }
+            (self.hits, self.misses) = (0, 0);
+        }
+        found
+    }
 }
 
 /// The labels of the entry in hand.
@@ -170,7 +198,7 @@ impl EntryState {
             Some(index) => *index,
             None => {
                 let names = stream.iter().map(|(n, _)| self.names.id(n)).collect();
-                self.streams.push(StreamState { labels: stream.clone(), names, sets: FxHashMap::default() });
+                self.streams.push(StreamState::new(stream.clone(), names));
                 self.by_labels.insert(stream.clone(), self.streams.len() - 1);
                 self.streams.len() - 1
             }
@@ -261,6 +289,18 @@ impl EntryState {
         if let Some((_, span)) = self.span(from) {
             self.put(to, Some((Category::Parsed as u8, span)));
             self.put(from, None);
+        }
+    }
+
+    /// How many labels the entry has touched.
+    pub(crate) fn touched(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// Removes the labels that were touched first after `count` others.
+    pub(crate) fn forget_since(&mut self, count: usize) {
+        for i in count..self.touched.len() {
+            self.put(self.touched[i], None);
         }
     }
 
@@ -382,19 +422,21 @@ impl EntryState {
 
     /// The finished labels; sets that were made before are shared.
     pub(crate) fn finish(&mut self) -> Arc<EntryLabels> {
+        let Some(current) = self.current else { return Arc::new(self.build()) };
+        if self.streams[current].unsought > 0 {
+            self.streams[current].unsought -= 1;
+            return Arc::new(self.build());
+        }
         let mut key = std::mem::take(&mut self.key);
         key.clear();
         self.add_changes(&mut key);
-        let known = self.current.and_then(|c| self.streams[c].sets.get(&key[..]).cloned());
-        let labels = known.unwrap_or_else(|| {
+        let labels = self.streams[current].find(&key).unwrap_or_else(|| {
             let labels = Arc::new(self.build());
-            if let Some(current) = self.current {
-                let sets = &mut self.streams[current].sets;
-                if sets.len() >= MAX_SETS {
-                    sets.clear();
-                }
-                sets.insert(key.clone().into_boxed_slice(), labels.clone());
+            let sets = &mut self.streams[current].sets;
+            if sets.len() >= MAX_SETS {
+                sets.clear();
             }
+            sets.insert(key.clone().into_boxed_slice(), labels.clone());
             labels
         });
         self.key = key;

@@ -160,12 +160,12 @@ impl PipelineTask {
         if self.state.is_overgrown() {
             self.reset();
         }
-        self.state.begin(stream, metadata);
-        let pipeline = self.pipeline.clone();
+        let Self { pipeline, state, caches, line: own_line, spare } = self;
+        state.begin(stream, metadata);
         let mut changed = false;
         let mut parser = 0;
         for stage in &pipeline.stages {
-            let line: &[u8] = if changed { &self.line } else { input };
+            let line: &[u8] = if changed { own_line } else { input };
             match stage {
                 Op::Line(filter) => {
                     if !filter.matches(line) {
@@ -173,53 +173,53 @@ impl PipelineTask {
                     }
                 }
                 Op::Parse(p, hints) => {
-                    let cache = &mut self.caches[parser];
+                    let cache = &mut caches[parser];
                     parser += 1;
-                    self.spare.clear();
-                    match p.run(line, &mut self.state, cache, hints, &mut self.spare) {
+                    spare.clear();
+                    match p.run(line, state, cache, hints, spare) {
                         parsers::Outcome::Done => {}
                         parsers::Outcome::Drop => return None,
                         parsers::Outcome::NewLine => {
-                            std::mem::swap(&mut self.line, &mut self.spare);
+                            std::mem::swap(own_line, spare);
                             changed = true;
                         }
                     }
                 }
                 Op::Filter(filter) => {
-                    if !filter.matches(&mut self.state) {
+                    if !filter.matches(state) {
                         return None;
                     }
                 }
                 Op::LineFormat(template) => {
-                    self.spare.clear();
-                    match template.execute(&self.state, line, timestamp, &mut self.spare) {
+                    spare.clear();
+                    match template.execute(state, line, timestamp, spare) {
                         Ok(()) => {
-                            std::mem::swap(&mut self.line, &mut self.spare);
+                            std::mem::swap(own_line, spare);
                             changed = true;
                         }
-                        Err(e) => self.state.fail(TEMPLATE_ERROR, Some(&e)),
+                        Err(e) => state.fail(TEMPLATE_ERROR, Some(&e)),
                     }
                 }
                 Op::LabelFormat(formats) => {
-                    label_format(&mut self.state, formats, line, timestamp, &mut self.spare);
+                    label_format(state, formats, line, timestamp, spare);
                 }
                 Op::Decolorize => {
                     if let Some(regex) = &pipeline.decolorize
                         && memchr::memchr2(0x1b, 0xc2, line).is_some()
                     {
-                        self.spare.clear();
+                        spare.clear();
                         let mut end = 0;
                         for found in regex.engine().find_iter(line) {
-                            self.spare.extend_from_slice(&line[end..found.start()]);
+                            spare.extend_from_slice(&line[end..found.start()]);
                             end = found.end();
                         }
-                        self.spare.extend_from_slice(&line[end..]);
-                        std::mem::swap(&mut self.line, &mut self.spare);
+                        spare.extend_from_slice(&line[end..]);
+                        std::mem::swap(own_line, spare);
                         changed = true;
                     }
                 }
-                Op::Drop(picks) => drop_labels(&mut self.state, picks),
-                Op::Keep(picks) => keep_labels(&mut self.state, picks),
+                Op::Drop(picks) => drop_labels(state, picks),
+                Op::Keep(picks) => keep_labels(state, picks),
             }
         }
         Some(changed)

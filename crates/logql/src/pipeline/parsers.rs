@@ -3,7 +3,9 @@
 use rustc_hash::FxHashMap;
 use skald_model::regex::Regex;
 
-use super::json_scan::{self, Kind, Visit, unescape};
+use super::json_scan::{
+    self, ARRAY, ESCAPE, Kind, MALFORMED, OBJECT, Visit, block_end, skip_space, string_end, unescape,
+};
 use super::labels::{Category, EntryState, NameId, sanitize};
 use super::logfmt_scan::{Scanner, Value};
 use super::path::Step;
@@ -48,9 +50,18 @@ pub(crate) enum Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct ParserCache {
     /// Per object that a key lies in (the first is the line's own) its keys.
-    objects: Vec<FxHashMap<Box<[u8]>, Key>>,
+    objects: Vec<Keys>,
     captures: Option<regex_automata::util::captures::Captures>,
     scratch: Vec<u8>,
+}
+
+/// The keys of one object.
+#[derive(Debug, Default)]
+struct Keys {
+    known: Vec<(Box<[u8]>, Key)>,
+    index: FxHashMap<Box<[u8]>, u32>,
+    /// Which key stood where in the last object: lines that are made alike need no look-up.
+    order: Vec<u32>,
 }
 
 /// A key that was met.
@@ -60,9 +71,14 @@ struct Key {
     name: Option<NameId>,
     /// The object's number in the cache, if the key was one.
     object: Option<u32>,
+    /// Whether the label may be wanted.
+    relevant: bool,
     /// Whether anything under it may be wanted, if it is an object.
     wanted: bool,
 }
+
+/// Objects in objects are read so deep; what is deeper makes no labels.
+const MAX_DEPTH: usize = 64;
 
 /// What ends a walk early.
 enum Stop {
@@ -139,7 +155,7 @@ impl Parser {
             return Outcome::Done;
         }
         let result = match self {
-            Parser::Json => json(line, &mut extractor, cache, 0, None),
+            Parser::Json => json(line, &mut extractor, cache),
             Parser::JsonPaths(paths) => {
                 json_paths(line, paths, &mut extractor, &mut cache.scratch);
                 Ok(())
@@ -173,15 +189,57 @@ impl Parser {
 }
 
 impl ParserCache {
-    /// The label name of a key in an object; the names of the objects around it are joined by `_`.
-    fn key(&mut self, object: u32, prefix: Option<NameId>, raw: &[u8], x: &mut Extractor<'_>) -> Key {
+    /// The key `raw` at `position` of an object, with its number there. Names of objects around it are joined by `_`.
+    fn key(
+        &mut self,
+        object: u32,
+        position: usize,
+        prefix: Option<NameId>,
+        raw: &[u8],
+        x: &mut Extractor<'_>,
+    ) -> (u32, Key) {
         let place = object as usize;
         if self.objects.len() <= place {
-            self.objects.resize_with(place + 1, FxHashMap::default);
+            self.objects.resize_with(place + 1, Keys::default);
         }
-        if let Some(key) = self.objects[place].get(raw) {
-            return *key;
+        let keys = &mut self.objects[place];
+        if let Some(i) = keys.order.get(position) {
+            let (known, key) = &keys.known[*i as usize];
+            if **known == *raw {
+                return (*i, *key);
+            }
         }
+        let i = match keys.index.get(raw) {
+            Some(i) => *i,
+            None => {
+                let key = Key::new(prefix, raw, x);
+                keys.known.push((raw.into(), key));
+                keys.index.insert(raw.into(), keys.known.len() as u32 - 1);
+                keys.known.len() as u32 - 1
+            }
+        };
+        if position < keys.order.len() {
+            keys.order[position] = i;
+        } else if position == keys.order.len() {
+            keys.order.push(i);
+        }
+        (i, keys.known[i as usize].1)
+    }
+
+    /// The number of the object that key `i` of `object` is.
+    fn object(&mut self, object: u32, i: u32) -> u32 {
+        let next = self.objects.len() as u32;
+        let key = &mut self.objects[object as usize].known[i as usize].1;
+        let number = *key.object.get_or_insert(next);
+        if number == next {
+            self.objects.push(Keys::default());
+        }
+        number
+    }
+}
+
+impl Key {
+    fn new(prefix: Option<NameId>, raw: &[u8], x: &mut Extractor<'_>) -> Self {
         let text = String::from_utf8_lossy(raw);
         let own = sanitize(&text, prefix.is_none());
         let name = match prefix {
@@ -189,56 +247,105 @@ impl ParserCache {
             None => Some(own),
             Some(prefix) => Some(format!("{}_{own}", x.state.names.name(prefix))),
         };
-        // An object is passed over if no wanted name begins with its own.
-        let wanted = match (&name, &x.hints.needs) {
-            (Some(name), Some(needs)) => {
-                let begins = format!("{name}_");
-                needs.iter().any(|id| x.state.names.name(*id).starts_with(&begins))
-            }
-            _ => true,
+        let Some(name) = name else {
+            return Key { name: None, object: None, relevant: false, wanted: false };
         };
-        let key = Key { name: name.map(|n| x.state.names.id(&n)), object: None, wanted };
-        self.objects[place].insert(raw.into(), key);
-        key
-    }
-
-    /// The number of the object that `raw` names in `object`.
-    fn object(&mut self, object: u32, raw: &[u8]) -> u32 {
-        let next = self.objects.len() as u32;
-        let Some(key) = self.objects[object as usize].get_mut(raw) else { return 0 };
-        let number = *key.object.get_or_insert(next);
-        if number == next {
-            self.objects.push(FxHashMap::default());
-        }
-        number
+        let id = x.state.names.id(&name);
+        let (relevant, wanted) = match &x.hints.needs {
+            None => (true, true),
+            Some(needs) => {
+                let extracted = x.state.names.extracted(id);
+                // An object is passed over if no wanted name begins with its own.
+                let begins = format!("{name}_");
+                (
+                    needs.contains(&id) || needs.contains(&extracted),
+                    needs.iter().any(|id| x.state.names.name(*id).starts_with(&begins)),
+                )
+            }
+        };
+        Key { name: Some(id), object: None, relevant, wanted }
     }
 }
 
-fn json(
+/// Reads the object that the line is.
+fn json(data: &[u8], x: &mut Extractor<'_>, cache: &mut ParserCache) -> Result<(), Stop> {
+    match skip_space(data, 0) {
+        Some(at) if data[at] == b'{' => json_object(data, at + 1, x, cache, (0, None), 0).map(|_| ()),
+        _ => Err(Stop::Error(OBJECT)),
+    }
+}
+
+/// Reads an object after its brace, and returns the index after it. Objects inside are read on the way.
+fn json_object(
     data: &[u8],
+    start: usize,
     x: &mut Extractor<'_>,
     cache: &mut ParserCache,
-    object: u32,
-    prefix: Option<NameId>,
-) -> Result<(), Stop> {
-    json_scan::each_pair(data, &mut |raw, value, kind| {
-        if matches!(kind, Kind::Null | Kind::Array) {
-            return Ok(Visit::Continue);
+    (object, prefix): (u32, Option<NameId>),
+    depth: usize,
+) -> Result<usize, Stop> {
+    let mut at = skip_space(data, start).ok_or(MALFORMED)?;
+    if data[at] == b'}' {
+        return Ok(at + 1);
+    }
+    let mut unescaped = Vec::new();
+    for position in 0.. {
+        match data[at] {
+            b'"' => at += 1,
+            b'}' => return Ok(at + 1),
+            _ => return Err(Stop::Error(OBJECT)),
         }
-        let key = cache.key(object, prefix, raw, x);
-        let Some(name) = key.name else { return Ok(Visit::Continue) };
-        if kind == Kind::Object {
-            if key.wanted {
-                let inner = cache.object(object, raw);
-                json(value, x, cache, inner, Some(name))?;
+        let (end, escaped) = string_end(data, at).ok_or(MALFORMED)?;
+        let mut raw = &data[at..end - 1];
+        let colon = skip_space(data, end).ok_or(MALFORMED)?;
+        if escaped {
+            unescaped.clear();
+            if !unescape(raw, &mut unescaped) {
+                return Err(Stop::Error(ESCAPE));
             }
-            return Ok(Visit::Continue);
+            raw = &unescaped;
         }
-        if let Some(id) = x.wanted(name) {
-            set_json(x, id, value, kind, &mut cache.scratch)?;
+        if data[colon] != b':' {
+            return Err(Stop::Error(MALFORMED));
         }
-        Ok(Visit::Continue)
-    })
+        let (i, key) = cache.key(object, position, prefix, raw, x);
+        let begin = skip_space(data, colon + 1).ok_or(MALFORMED)?;
+        at = match (data[begin], key.name) {
+            (b'{', Some(name)) if key.wanted && depth < MAX_DEPTH => {
+                let inner = match key.object {
+                    Some(inner) => inner,
+                    None => cache.object(object, i),
+                };
+                let before = x.state.touched();
+                match json_object(data, begin + 1, x, cache, (inner, Some(name)), depth + 1) {
+                    // Loki looks for the end of an object first, and takes nothing out of one that has none.
+                    Err(Stop::Error(_)) if block_end(data, begin, b'{', b'}').is_none() => {
+                        x.state.forget_since(before);
+                        return Err(Stop::Error(OBJECT));
+                    }
+                    end => end?,
+                }
+            }
+            (b'{', _) => block_end(data, begin, b'{', b'}').ok_or(OBJECT)?,
+            (_, name) => {
+                let (text, kind, after) = json_scan::value(data, begin)?;
+                if key.relevant
+                    && matches!(kind, Kind::String | Kind::Number | Kind::Boolean)
+                    && let Some(id) = name.and_then(|name| x.wanted(name))
+                {
+                    set_json(x, id, text, kind, &mut cache.scratch)?;
+                }
+                after
+            }
+        };
+        at = skip_space(data, at).ok_or(ARRAY)?;
+        match data[at] {
+            b'}' => return Ok(at + 1),
+            b',' => at = skip_space(data, at + 1).ok_or(ARRAY)?,
+            _ => return Err(Stop::Error(OBJECT)),
+        }
+    }
+    Ok(at)
 }
 
 /// Sets a label to a JSON value: strings without their escapes, anything else as written.
@@ -365,6 +472,7 @@ fn logfmt(
     let mut scanner = Scanner::new(line);
     let mut scratch = std::mem::take(&mut cache.scratch);
     let mut result = Ok(());
+    let mut position = 0;
     while !scanner.is_done() && result.is_ok() {
         let Some((raw, value)) = scanner.next() else {
             if strict && scanner.error().is_some() {
@@ -375,7 +483,11 @@ fn logfmt(
         if !keep_empty && matches!(value, Value::Plain(b"") | Value::Escaped(b"")) {
             continue;
         }
-        if let Some(id) = cache.key(0, None, raw, x).name.and_then(|name| x.wanted(name)) {
+        let (_, key) = cache.key(0, position, None, raw, x);
+        position += 1;
+        if key.relevant
+            && let Some(id) = key.name.and_then(|name| x.wanted(name))
+        {
             result = x.set(id, logfmt_text(value, &mut scratch));
         }
     }
@@ -407,6 +519,7 @@ fn logfmt_keys(
     let mut scanner = Scanner::new(line);
     let mut scratch = std::mem::take(&mut cache.scratch);
     let mut result = Ok(());
+    let mut position = 0;
     while !scanner.is_done() && result.is_ok() {
         let Some((raw, value)) = scanner.next() else {
             if strict && scanner.error().is_some() {
@@ -414,7 +527,9 @@ fn logfmt_keys(
             }
             continue;
         };
-        let Some(key) = cache.key(0, None, raw, x).name else { continue };
+        let (_, key) = cache.key(0, position, None, raw, x);
+        position += 1;
+        let Some(key) = key.name else { continue };
         let text = logfmt_text(value, &mut scratch);
         for (name, source) in keys {
             // A key that is itself the name of a label sets that label too.
@@ -469,7 +584,7 @@ fn unpack(line: &[u8], x: &mut Extractor<'_>, cache: &mut ParserCache, spare: &m
         if kind == Kind::String {
             if raw == PACKED_ENTRY {
                 entry = Some(value);
-            } else if let Some(name) = cache.key(0, None, raw, x).name {
+            } else if let Some(name) = cache.key(0, found.len(), None, raw, x).1.name {
                 found.push((name, value));
             }
         }

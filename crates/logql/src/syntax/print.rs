@@ -165,6 +165,8 @@ impl Printer {
             MetricExpr::Binary(b) => {
                 format!("({} {} {})", self.metric(&b.left), operator(b), self.metric(&b.right))
             }
+            // "-0" alone would be read as a duration.
+            MetricExpr::Literal(v) if *v == 0.0 && v.is_sign_negative() => "-0.0".into(),
             MetricExpr::Literal(v) => format_float_short(*v),
             MetricExpr::LabelReplace(r) => format!(
                 "label_replace({},{},{},{},{})",
