@@ -198,3 +198,38 @@ async fn refusals_of_the_distributor_keep_their_words() {
         assert_eq!(answer.header("retry-after"), retry_after);
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+    /// Whatever is sent is taken or refused with a reason, on all three routes, and never anything else.
+    #[test]
+    fn any_request_is_taken_or_refused(
+        path in proptest::sample::select(vec!["/loki/api/v1/push", "/api/prom/push", "/otlp/v1/logs"]),
+        kind in proptest::sample::select(vec![JSON, PROTOBUF, "text/plain", "", "a/b; c"]),
+        encoding in proptest::sample::select(vec!["", "gzip", "deflate", "snappy", "zstd", "br"]),
+        seed in proptest::sample::select(vec![0, 1, 2, 3, 4]),
+        damage in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 0..3),
+    ) {
+        let mut body = match seed {
+            0 => GOOD.as_bytes().to_vec(),
+            1 => snappy(&message()),
+            2 => gzip(GOOD.as_bytes()),
+            3 => message(),
+            _ => br#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":{"stringValue":"x"}}]}]}]}"#.to_vec(),
+        };
+        for (at, byte) in damage {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        let mut request = request(&[("content-type", kind), ("content-encoding", encoding)], body);
+        *request.uri_mut() = path.parse().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let services = Arc::new(Services::default());
+        let answer = runtime.block_on(send(&surface(&services), request));
+        let status = answer.status.as_u16();
+        let stored = services.pushes.lock().unwrap().len();
+        proptest::prop_assert!(status == 204 && stored <= 1 || matches!(status, 400 | 413 | 422) && stored == 0, "{status}");
+        proptest::prop_assert!(status == 204 || !answer.body.is_empty());
+    }
+}
