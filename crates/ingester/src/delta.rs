@@ -65,6 +65,10 @@ impl Table for DeltaTable {
         let commit = FlushCommit { blocks, app_id: self.app_id.clone(), app_version };
         committing();
         let committed = self.catalog.commit_flush(tenant, &commit).await?;
+        // Nobody else checkpoints the table while there is no compactor. The commit stands whatever becomes of it.
+        if let Err(error) = self.catalog.maintain(tenant).await {
+            tracing::warn!(%tenant, %error, "failed to checkpoint the table; the next flush tries again");
+        }
         Ok(committed.snapshot.version)
     }
 }

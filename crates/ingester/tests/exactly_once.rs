@@ -1,6 +1,8 @@
 //! The ingester over a real log and a real Delta table in a directory, with a store that fails: after every step, what
 //! memory and table hold together is each acknowledged entry once.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;

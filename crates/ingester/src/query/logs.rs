@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use skald_logql::{LogQuery, PipelineTask, PlainLabels, Processed};
-use skald_model::{EntryHash, Error, Labels, LabelsRef, LogEntry, QueryStats, Result, Timestamp};
+use skald_model::{EntryHash, Labels, LabelsRef, LogEntry, QueryStats, Result, Timestamp};
 use skald_rpc::querier::{LogResult, LogTask};
 
 use super::merge::Merge;

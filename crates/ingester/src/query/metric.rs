@@ -12,9 +12,6 @@ use super::{Budget, Cancelled};
 use crate::segment::Segment;
 
 /// Runs a metric task over segments, older ones first.
-///
-/// The result holds for each range aggregation, in the query's order, the length of its encoded state (u32, little
-/// endian) and the state; the length is 0 where no stream matched.
 pub(crate) fn query_metric(
     segments: &[Arc<Segment>],
     query: &MetricQuery,

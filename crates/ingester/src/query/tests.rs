@@ -206,7 +206,8 @@ proptest! {
 #[test]
 fn range_aggregations_count_each_entry_once_and_by_shard() {
     use skald_logql::metric::{Partial, QueryLimits, Steps};
-    use skald_rpc::querier::MetricTask;
+    use skald_model::{EntryHash, LabelsRef, StreamId};
+    use skald_rpc::querier::{MetricResult, MetricTask};
     const S: i64 = 1_000_000_000;
     let segments = [
         segment(1, &[("a", &[(S, "x", ""), (2 * S, "y", "")]), ("b", &[(S, "x", "")])]),
@@ -214,7 +215,7 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
     ];
     let text = r#"sum(count_over_time({app=~"a|b"} |= "x" [10s])) + sum(count_over_time({app="a"}[10s]))"#;
     let query = parse_metric(text).unwrap();
-    let run = |shard| {
+    let run_without = |shard, exclude: &[(StreamId, EntryHash)]| {
         let task = MetricTask {
             tenant: tenant("t"),
             query: text.into(),
@@ -225,24 +226,21 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
             blocks: Vec::new(),
             shard,
             max_bytes: u64::MAX,
+            exclude: Arc::new(exclude.iter().copied().collect()),
         };
         query_metric(&segments, &query, &task, &Cancelled::default()).unwrap()
     };
-    let split = |bytes: &[u8]| {
-        let (mut rest, mut states) = (bytes, Vec::new());
-        while let Some((len, after)) = rest.split_at_checked(4) {
-            let len = u32::from_le_bytes(len.try_into().unwrap()) as usize;
-            let (state, after) = after.split_at(len);
-            states.push(if len == 0 { None } else { Some(Partial::decode(state).unwrap()) });
-            rest = after;
-        }
-        states
-    };
+    let run = |shard| run_without(shard, &[]);
     let whole = run((0, 1));
     assert_eq!((whole.stats.duplicates, whole.stats.post_filter_lines), (1, 6));
-    let states: Vec<_> = split(&whole.partials).into_iter().map(Option::unwrap).collect();
+    let states = MetricResult::unpack(&whole.partials).unwrap();
+    let states: Vec<_> = states.into_iter().map(|s| Partial::decode(s).unwrap()).collect();
     let value = query.evaluate(&states, Steps::instant(5 * S), QueryLimits { max_series: 9 }).unwrap();
     assert!(format!("{value:?}").contains("6.0"), "three with x and three of a: {value:?}");
     let counted = |n| run((n, 2)).stats.post_filter_lines;
     assert_eq!(counted(0) + counted(1), 6, "shards divide the streams");
+    let a = &segments[0].streams()[0];
+    let in_table = (a.id, EntryHash::of(S, b"x", LabelsRef::EMPTY));
+    let rest = run_without((0, 1), &[in_table]);
+    assert_eq!(rest.stats.post_filter_lines, 4, "both aggregations leave it out");
 }
