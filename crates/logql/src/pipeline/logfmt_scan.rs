@@ -42,6 +42,28 @@ pub(crate) enum Value<'l> {
     Escaped(&'l [u8]),
 }
 
+/// Bytes that end a key or a plain value: `=`, `"`, and all up to the space.
+static ENDS: [bool; 256] = {
+    let mut ends = [false; 256];
+    let mut b = 0;
+    while b <= b' ' as usize {
+        ends[b] = true;
+        b += 1;
+    }
+    ends[b'=' as usize] = true;
+    ends[b'"' as usize] = true;
+    ends
+};
+
+#[inline]
+fn end_of_word(line: &[u8], start: usize) -> usize {
+    let mut at = start;
+    while at < line.len() && !ENDS[line[at] as usize] {
+        at += 1;
+    }
+    at
+}
+
 impl<'l> Scanner<'l> {
     pub(crate) fn new(line: &'l [u8]) -> Self {
         Self { line, at: 0, error: None }
@@ -66,13 +88,14 @@ impl<'l> Scanner<'l> {
     /// The next key and value; `None` at the end and after an error.
     pub(crate) fn next(&mut self) -> Option<(&'l [u8], Value<'l>)> {
         let line = self.line;
-        self.at += line[self.at..].iter().position(|b| *b > b' ').unwrap_or(line.len() - self.at);
+        while self.at < line.len() && line[self.at] <= b' ' {
+            self.at += 1;
+        }
         if self.is_done() {
             return None;
         }
         let start = self.at;
-        let len = line[start..].iter().position(|b| *b == b'=' || *b == b'"' || *b <= b' ');
-        self.at = len.map_or(line.len(), |l| start + l);
+        self.at = end_of_word(line, start);
         let key = &line[start..self.at];
         let stop = line.get(self.at).copied();
         if stop == Some(b'"') {
@@ -93,8 +116,7 @@ impl<'l> Scanner<'l> {
             Some(b'"') => self.quoted(key),
             Some(_) => {
                 let start = self.at;
-                let len = line[start..].iter().position(|b| *b == b'=' || *b == b'"' || *b <= b' ');
-                self.at = len.map_or(line.len(), |l| start + l);
+                self.at = end_of_word(line, start);
                 match line.get(self.at) {
                     Some(b @ (b'=' | b'"')) => self.fail(ProblemKind::Unexpected(*b)),
                     _ => Some((key, Value::Plain(&line[start..self.at]))),

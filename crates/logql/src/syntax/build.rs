@@ -486,7 +486,7 @@ impl<'a> Builder<'a> {
         let (destination, replacement, source, expression) = (text(), text(), text(), text());
         let regex = Regex::new(&expression, Mode::Anchored).unwrap_or_else(|e| {
             // Loki compiles the expression with its anchors, and its error shows them.
-            let shown = e.replace(&format!("`{expression}`"), &format!("`^(?:{expression})$`"));
+            let shown = Regex::new(&format!("^(?:{expression})$"), Mode::Search).err().unwrap_or(e);
             self.fail(format!("invalid regex in label_replace: {shown}"));
             Regex::new("", Mode::Anchored).expect("the empty expression is valid")
         });

@@ -167,6 +167,15 @@ impl Printer {
             }
             // "-0" alone would be read as a duration.
             MetricExpr::Literal(v) if *v == 0.0 && v.is_sign_negative() => "-0.0".into(),
+            // Nor can what no literal stands for be read again, but it can be computed.
+            MetricExpr::Literal(v) if self.exact && v.is_nan() => "(0 / 0)".into(),
+            MetricExpr::Literal(v) if self.exact && v.is_infinite() => {
+                if *v > 0.0 {
+                    "(2 ^ 1024)".into()
+                } else {
+                    "(-2 ^ 1025)".into()
+                }
+            }
             MetricExpr::Literal(v) => format_float_short(*v),
             MetricExpr::LabelReplace(r) => format!(
                 "label_replace({},{},{},{},{})",
