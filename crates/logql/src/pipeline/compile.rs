@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::filter::Filter;
 use super::parsers::Parser;
 use super::path::{parse_json_path, parse_logfmt_key};
-use super::{Assign, ERROR, Hints, NameId, Op, Pick, Pipeline, check_pattern, check_regexp, line, sanitize};
+use super::{
+    Assign, ERROR, Hints, NameId, Op, Pick, Pipeline, Probe, check_pattern, check_regexp, line, sanitize,
+};
 use crate::ast::{Extraction, LabelFormatValue, LabelPick, Stage, Unwrap};
 use crate::error::ParseError;
 use crate::template::Template;
@@ -66,7 +68,7 @@ impl Compiler {
 
     fn parse(&mut self, parser: Parser) -> Op {
         self.parsers += 1;
-        Op::Parse(parser, Hints::default())
+        Op::Parse(parser, Hints::default(), None)
     }
 
     fn stage(&mut self, stage: &Stage, ops: &mut Vec<Op>) -> Result<(), String> {
@@ -173,14 +175,26 @@ impl Compiler {
             };
             match op {
                 Op::Line(_) | Op::Decolorize => {}
-                Op::Parse(_, hints) => {
+                Op::Parse(parser, hints, probe) => {
                     let mut wanted = needs.clone();
                     if let Some(wanted) = &mut wanted {
                         wanted.sort_unstable();
                         wanted.dedup();
                     }
                     // The filters were met last to first, and the first on a label counts.
-                    *hints = Hints { needs: wanted, filters: filters.iter().rev().cloned().collect() };
+                    let filters: Vec<_> = filters.iter().rev().cloned().collect();
+                    let mut labels: Vec<NameId> = filters.iter().map(|(id, _)| *id).collect();
+                    labels.sort_unstable();
+                    labels.dedup();
+                    let much_else = wanted.as_ref().is_none_or(|w| w.len() > labels.len() + 4);
+                    if !labels.is_empty()
+                        && much_else
+                        && matches!(parser, Parser::Json | Parser::Logfmt { .. })
+                    {
+                        let hints = Hints { needs: Some(labels.clone()), filters: filters.clone() };
+                        *probe = Some(Probe { labels, hints });
+                    }
+                    *hints = Hints { needs: wanted, filters };
                 }
                 Op::Filter(filter) => {
                     let mut ids = vec![];

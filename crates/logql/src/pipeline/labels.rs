@@ -292,6 +292,26 @@ impl EntryState {
         }
     }
 
+    /// Whether the entry says anything about a label, or a stage has removed it.
+    pub(crate) fn is_touched(&self, id: NameId) -> bool {
+        self.slot(id).is_some()
+    }
+
+    /// Where the entry stands, to come back to.
+    pub(crate) fn mark(&self) -> (usize, usize) {
+        (self.touched.len(), self.values.len())
+    }
+
+    /// Undoes everything since `mark`, when there was no error and none of the labels set since had been touched.
+    pub(crate) fn roll_back(&mut self, (touched, values): (usize, usize)) {
+        for id in self.touched.drain(touched..) {
+            self.slots[id as usize] = Slot::default();
+        }
+        self.values.truncate(values);
+        self.error = None;
+        self.details.clear();
+    }
+
     /// How many labels the entry has touched.
     pub(crate) fn touched(&self) -> usize {
         self.touched.len()

@@ -46,7 +46,7 @@ pub struct Pipeline {
 #[derive(Debug)]
 enum Op {
     Line(LineFilter),
-    Parse(Parser, Hints),
+    Parse(Parser, Hints, Option<Probe>),
     Filter(Filter),
     LineFormat(Template),
     LabelFormat(Vec<(NameId, Assign)>),
@@ -76,6 +76,42 @@ pub(crate) struct Hints {
     filters: Vec<(NameId, Filter)>,
 }
 
+/// A first run of a parser for nothing but the labels of simple filters, where most lines are expected to fail one:
+/// those that pass are parsed again for everything.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    labels: Vec<NameId>,
+    hints: Hints,
+}
+
+/// Whether probing pays.
+#[derive(Debug, Default)]
+struct ProbeCounts {
+    tried: u32,
+    dropped: u32,
+    /// Lines not to be probed, because too many passed.
+    paused: u32,
+}
+
+impl ProbeCounts {
+    const ROUND: u32 = 256;
+    const PAUSE: u32 = 16 * 1024;
+
+    fn is_due(&mut self) -> bool {
+        if self.paused > 0 {
+            self.paused -= 1;
+            return false;
+        }
+        if self.tried == Self::ROUND {
+            if self.dropped < Self::ROUND / 4 {
+                self.paused = Self::PAUSE;
+            }
+            (self.tried, self.dropped) = (0, 0);
+        }
+        self.paused == 0
+    }
+}
+
 /// One entry after the pipeline.
 #[derive(Clone, Debug)]
 pub struct Processed {
@@ -90,7 +126,9 @@ pub struct Processed {
 pub struct PipelineTask {
     pipeline: Arc<Pipeline>,
     pub(crate) state: EntryState,
-    caches: Vec<ParserCache>,
+    /// Per parser: for its probe, and for itself.
+    caches: Vec<(ParserCache, ParserCache)>,
+    probes: Vec<ProbeCounts>,
     /// The line, once a stage has changed it.
     line: Vec<u8>,
     spare: Vec<u8>,
@@ -108,6 +146,7 @@ impl Pipeline {
             pipeline: self.clone(),
             state: EntryState::default(),
             caches: vec![],
+            probes: vec![],
             line: vec![],
             spare: vec![],
         };
@@ -122,7 +161,8 @@ impl PipelineTask {
         for name in &self.pipeline.names {
             self.state.names.id(name);
         }
-        self.caches = (0..self.pipeline.parsers).map(|_| ParserCache::default()).collect();
+        self.caches = (0..self.pipeline.parsers).map(|_| Default::default()).collect();
+        self.probes = (0..self.pipeline.parsers).map(|_| ProbeCounts::default()).collect();
     }
 
     /// Whether no filter of the pipeline drops the entry.
@@ -160,7 +200,7 @@ impl PipelineTask {
         if self.state.is_overgrown() {
             self.reset();
         }
-        let Self { pipeline, state, caches, line: own_line, spare } = self;
+        let Self { pipeline, state, caches, probes, line: own_line, spare } = self;
         state.begin(stream, metadata);
         let mut changed = false;
         let mut parser = 0;
@@ -172,9 +212,24 @@ impl PipelineTask {
                         return None;
                     }
                 }
-                Op::Parse(p, hints) => {
-                    let cache = &mut caches[parser];
+                Op::Parse(p, hints, probe) => {
+                    let (probe_cache, cache) = &mut caches[parser];
+                    let counts = &mut probes[parser];
                     parser += 1;
+                    if let Some(probe) = probe
+                        && !state.has_error()
+                        && state.details().is_empty()
+                        && !probe.labels.iter().any(|id| state.is_touched(*id))
+                        && counts.is_due()
+                    {
+                        counts.tried += 1;
+                        let mark = state.mark();
+                        if let parsers::Outcome::Drop = p.run(line, state, probe_cache, &probe.hints, spare) {
+                            counts.dropped += 1;
+                            return None;
+                        }
+                        state.roll_back(mark);
+                    }
                     spare.clear();
                     match p.run(line, state, cache, hints, spare) {
                         parsers::Outcome::Done => {}

@@ -107,7 +107,7 @@ impl<'a> Extractor<'a> {
     fn new(state: &'a mut EntryState, hints: &'a Hints) -> Self {
         let missing = match &hints.needs {
             None => usize::MAX,
-            Some(needs) => needs.iter().filter(|id| state.get(**id).is_none()).count(),
+            Some(needs) => needs.iter().filter(|id| state.category(**id).is_none()).count(),
         };
         Self { state, hints, missing }
     }

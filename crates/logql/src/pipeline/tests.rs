@@ -127,3 +127,40 @@ fn plain_labels_keep_both_values_of_a_name() {
     assert_eq!(a.structured_metadata.to_string(), r#"{app_extracted="m"}"#);
     assert!(Arc::ptr_eq(&a, &plain.labels(&stream, metadata.as_ref())));
 }
+
+#[test]
+fn probing_for_filters_changes_nothing() {
+    let Expr::Log(log) = crate::parse(r#"{a="b"} | json | n >= 3 | t="x" | drop app, pod"#).unwrap() else {
+        panic!("a log query")
+    };
+    let mut task = LogQuery::compile(&log).pipeline.unwrap().task();
+    let stream = Labels::from_pairs([("app", "a"), ("pod", "p")]);
+    let mut passed = vec![];
+    for i in 0..2000 {
+        let line = match i % 5 {
+            0 => format!(r#"{{"o":{{"p":"{i}"}},"n":{},"t":"x"}}"#, i % 7),
+            1 => r#"{"t":"y","n":9}"#.to_owned(),
+            2 => r#"{"n":"many","t":"x"}"#.to_owned(),
+            3 => "no json".to_owned(),
+            _ => format!(r#"{{"t":"x","n":{i}"#),
+        };
+        let line = Bytes::from(line);
+        if let Some(p) = task.process(0, &line, &stream, LabelsRef::EMPTY) {
+            passed.push((i, p.labels.parsed.to_string()));
+        }
+    }
+    for (i, labels) in &passed {
+        match i % 5 {
+            0 => assert_eq!(*labels, format!(r#"{{n="{}", o_p="{i}", t="x"}}"#, i % 7)),
+            2 => assert!(labels.starts_with(r#"{__error__="LabelFilterErr""#), "{labels}"),
+            4 => assert!(labels.starts_with(r#"{__error__="JSONParserErr""#), "{labels}"),
+            other => panic!("line {other} should not pass: {labels}"),
+        }
+    }
+    assert_eq!(
+        passed.iter().filter(|(i, _)| i % 5 == 0).count(),
+        (0..2000).filter(|i| i % 5 == 0 && i % 7 >= 3).count()
+    );
+    assert_eq!(passed.iter().filter(|(i, _)| i % 5 == 2).count(), 400);
+    assert_eq!(passed.iter().filter(|(i, _)| i % 5 == 4).count(), 400);
+}
