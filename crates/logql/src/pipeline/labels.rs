@@ -464,11 +464,20 @@ impl EntryState {
     }
 
     fn build(&self) -> EntryLabels {
+        // Mostly the stream's labels are as they were, and then they are shared too.
+        let whole_stream = self
+            .current
+            .map(|c| &self.streams[c].labels)
+            .filter(|_| self.touched.iter().all(|id| !self.base_has(*id)));
         let mut groups: [Vec<(&str, &str)>; 3] = Default::default();
-        for id in self.ids() {
+        let mut add = |id: NameId| {
             if let Some((category, span)) = self.span(id) {
                 groups[category as usize].push((self.names.name(id), self.text(span)));
             }
+        };
+        match whole_stream {
+            Some(_) => self.touched.iter().for_each(|id| add(*id)),
+            None => self.ids().for_each(add),
         }
         for (name, value) in [(ERROR, self.error()), (ERROR_DETAILS, self.shown_details())] {
             if !value.is_empty() {
@@ -476,7 +485,7 @@ impl EntryState {
             }
         }
         let [stream, structured_metadata, parsed] = groups.map(pack);
-        EntryLabels { stream, structured_metadata, parsed }
+        EntryLabels { stream: whole_stream.cloned().unwrap_or(stream), structured_metadata, parsed }
     }
 }
 
@@ -495,7 +504,7 @@ pub(crate) fn pack(mut pairs: Vec<(&str, &str)>) -> Labels {
     for (name, value) in pairs {
         pack_pair(&mut out, name, value);
     }
-    Labels::from_packed(&out).unwrap_or_else(Labels::empty)
+    LabelsRef::from_trusted(&out).to_owned()
 }
 
 /// A key made into a label name as Loki does: what is not `[a-zA-Z0-9_]` becomes `_`, and a leading digit gets one in

@@ -103,7 +103,7 @@ impl ProbeCounts {
             return false;
         }
         if self.tried == Self::ROUND {
-            if self.dropped < Self::ROUND / 4 {
+            if self.dropped < Self::ROUND / 8 * 7 {
                 self.paused = Self::PAUSE;
             }
             (self.tried, self.dropped) = (0, 0);
