@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use futures::future::try_join_all;
 use skald_cluster::View;
-use skald_model::{Result, TenantId, TimeRange};
+use skald_model::time::DAY;
+use skald_model::{Error, Result, TenantId, TimeRange};
 use skald_rpc::frontend::MetadataRequest;
 use skald_rpc::ingester::{StreamInfo, StreamsRequest};
 use skald_rpc::querier::BlockStreamsRequest;
@@ -46,13 +47,20 @@ impl MetadataCache {
 }
 
 /// What a request is about: the table's streams and the ingesters' at one version.
-struct Found {
+pub(crate) struct Found {
     table: Arc<TableStreams>,
-    memory: Vec<StreamInfo>,
+    pub(crate) memory: Vec<StreamInfo>,
+}
+
+impl Found {
+    /// The table's streams, sorted by labels.
+    pub(crate) fn table_streams(&self) -> &[StreamInfo] {
+        &self.table.streams
+    }
 }
 
 pub(crate) async fn label_names(frontend: &Frontend, request: MetadataRequest) -> Result<Vec<String>> {
-    let found = find(frontend, request).await?;
+    let found = find(frontend, whole_days(request)).await?;
     let of_table = found.table.names.get_or_init(|| names(&found.table.streams).map(String::from).collect());
     if found.memory.is_empty() {
         return Ok(of_table.clone());
@@ -71,7 +79,7 @@ pub(crate) async fn label_values(
     request: MetadataRequest,
     name: &str,
 ) -> Result<Vec<String>> {
-    let found = find(frontend, request).await?;
+    let found = find(frontend, whole_days(request)).await?;
     let streams = found.table.streams.iter().chain(&found.memory);
     let values: BTreeSet<&str> = streams.filter_map(|s| s.labels.get(name)).collect();
     Ok(values.into_iter().map(String::from).collect())
@@ -87,14 +95,32 @@ pub(crate) async fn series(frontend: &Frontend, request: MetadataRequest) -> Res
     Ok(StreamInfo::join(all))
 }
 
+/// Label names and values are those of the days that the range touches, as in Loki, whose index has a file per day. Series
+/// keep to the range.
+fn whole_days(mut request: MetadataRequest) -> MetadataRequest {
+    let TimeRange { start, end } = request.range;
+    if start <= end {
+        let next_day = end.saturating_sub(1).div_euclid(DAY).saturating_add(1);
+        request.range =
+            TimeRange::new(start.div_euclid(DAY).saturating_mul(DAY), next_day.saturating_mul(DAY));
+    }
+    request
+}
+
 async fn find(frontend: &Frontend, request: MetadataRequest) -> Result<Found> {
     let limits = frontend.limits.of(&request.tenant);
+    if request.range.end < request.range.start {
+        return Err(Error::invalid(format!(
+            "this data is no longer available, it is past now - max_query_lookback ({})",
+            skald_logql::units::format_go_duration(limits.max_query_lookback)
+        )));
+    }
     let work = frontend
         .at_one_version(&request.tenant, |view, snapshot| find_at(frontend, &request, view, snapshot));
     frontend.timed(&limits, work).await
 }
 
-async fn find_at(
+pub(crate) async fn find_at(
     frontend: &Frontend,
     request: &MetadataRequest,
     view: Arc<View>,
@@ -108,7 +134,7 @@ async fn find_at(
             selectors: request.selectors.clone(),
         })
     });
-    let memory = try_join_all(asked).await?.into_iter().flatten().collect();
+    let memory: Vec<_> = try_join_all(asked).await?.into_iter().flatten().collect();
 
     let blocks: Vec<_> = snapshot
         .blocks
@@ -129,9 +155,7 @@ async fn find_at(
     // One request per querier, so that each block is asked for where it is cached.
     let mut by_querier: BTreeMap<&str, (Arc<dyn skald_rpc::Querier>, Vec<_>)> = BTreeMap::new();
     for b in blocks {
-        let member = view
-            .querier(&b.path)
-            .ok_or_else(|| skald_model::Error::unavailable("no querier is known yet"))?;
+        let member = view.querier(&b.path).ok_or_else(|| Error::unavailable("no querier is known yet"))?;
         by_querier
             .entry(&member.name)
             .or_insert_with(|| (member.service.clone(), vec![]))

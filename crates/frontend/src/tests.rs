@@ -249,6 +249,11 @@ async fn metadata_joins_table_and_memory() {
         assert_eq!(f.label_names(all.clone()).await.unwrap(), ["app"]);
         assert_eq!(f.label_values(all.clone(), "app").await.unwrap(), ["a"]);
         assert!(f.label_values(all.clone(), "nosuch").await.unwrap().is_empty());
+        // Names and values are those of the day, series those of the range.
+        let later = request(TimeRange::new(50, 60));
+        assert_eq!(f.label_values(later.clone(), "app").await.unwrap(), ["a"]);
+        let backwards = f.label_names(request(TimeRange::new(9, 3))).await.unwrap_err();
+        assert!(backwards.message.starts_with("this data is no longer available"), "{backwards}");
         let series = f.series(all).await.unwrap();
         assert_eq!((series.len(), series[0].entries, series[0].min_ts, series[0].max_ts), (1, 3, 1, 9));
     }

@@ -6,6 +6,7 @@
 
 mod blocks;
 mod logs;
+mod metric;
 mod pool;
 
 use std::sync::Arc;
@@ -75,6 +76,14 @@ fn parse_log(query: &str) -> Result<LogExpr> {
     }
 }
 
+/// A query has read more than its budget.
+fn over_budget(bytes: u64) -> Error {
+    Error::invalid(format!(
+        "the query has read {bytes} bytes of lines, more than it may (limits_config.max_query_bytes_read); narrow its \
+         time range or its selector"
+    ))
+}
+
 fn parse_selectors(texts: &[String]) -> Result<Vec<Selector>> {
     if texts.is_empty() {
         return Ok(vec![Selector::default()]);
@@ -91,8 +100,8 @@ impl skald_rpc::Querier for Querier {
         logs::run(self, task).await
     }
 
-    async fn query_metric(&self, _: MetricTask) -> Result<MetricResult> {
-        Err(Error::invalid("metric queries are not supported yet"))
+    async fn query_metric(&self, task: MetricTask) -> Result<MetricResult> {
+        metric::run(self, task).await
     }
 
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use skald_logql::{LogQuery, PipelineTask, PlainLabels, Processed};
-use skald_model::{EntryHash, Error, Labels, LogEntry, LogMerger, QueryStats, Result, StreamId};
+use skald_model::{EntryHash, Labels, LogEntry, LogMerger, QueryStats, Result, StreamId};
 use skald_rpc::querier::{BlockRef, LogResult, LogTask};
 use skald_storage::block::{
     Fetched, PreparedPredicate, Row, ScanBuffers, ScanRequest, TopRow, TopRows, TopStep, plan_scan,
@@ -74,7 +74,7 @@ async fn run_block(
         search = returned;
         stats.queue_seconds += waited;
         if search.bytes() > budget {
-            return Err(over_budget(search.bytes() + spent));
+            return Err(crate::over_budget(search.bytes() + spent));
         }
         let ranges = match step {
             TopStep::Fetch(ranges) => ranges,
@@ -90,16 +90,8 @@ async fn run_block(
     Ok((entries, stats))
 }
 
-fn over_budget(bytes: u64) -> Error {
-    Error::invalid(format!(
-        "the query has read {bytes} bytes of lines, more than it may (limits_config.max_query_bytes_read); narrow its \
-         time range or its selector"
-    ))
-}
-
 /// The search of one block, between its steps.
 struct Search {
-    compiled: Arc<Compiled>,
     block: Arc<Block>,
     top: TopRows,
     buffers: ScanBuffers,
@@ -135,7 +127,6 @@ impl Search {
             buffers: ScanBuffers::new(),
             labels: FxHashMap::default(),
             matched: streams.len() as u64,
-            compiled,
             block,
         })
     }

@@ -21,6 +21,14 @@ impl Cancelled {
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// An error if nobody waits for the result any more.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_set() {
+            return Err(Error::new(Kind::Cancelled, "the caller has gone away"));
+        }
+        Ok(())
+    }
 }
 
 /// Sets the flag when the future that waits is dropped.

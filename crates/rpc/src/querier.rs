@@ -1,9 +1,10 @@
 //! The service that runs query tasks over blocks.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{Direction, LogEntry, QueryStats, Result, TenantId, TimeRange};
+use skald_model::{Direction, EntryHash, LogEntry, QueryStats, Result, StreamId, TenantId, TimeRange};
 
 use crate::ingester::StreamInfo;
 
@@ -70,15 +71,42 @@ pub struct MetricTask {
     pub shard: (u32, u32),
     /// Raw bytes of lines that the task may still read.
     pub max_bytes: u64,
+    /// Entries that an ingester leaves out, because the table has them, too. Rarely any.
+    pub exclude: Arc<HashSet<(StreamId, EntryHash)>>,
 }
 
-/// Mergeable partial aggregates in the encoding of `skald-logql`.
+/// Mergeable partial aggregates.
 #[derive(Clone, Debug, Default)]
 pub struct MetricResult {
-    /// Encoded partial states per range aggregation, series and step.
+    /// For each range aggregation, in the query's order, the length of its state (u32, little endian) and the state in
+    /// the encoding of `skald-logql`; the length is 0 where no stream matched.
     pub partials: bytes::Bytes,
     /// What it cost.
     pub stats: QueryStats,
+}
+
+impl MetricResult {
+    /// Puts the states of the range aggregations together; `None` or empty where no stream matched.
+    pub fn pack(states: &[Vec<u8>]) -> bytes::Bytes {
+        let mut out = Vec::with_capacity(states.iter().map(|s| s.len() + 4).sum());
+        for s in states {
+            out.extend_from_slice(&(s.len() as u32).to_le_bytes());
+            out.extend_from_slice(s);
+        }
+        out.into()
+    }
+
+    /// The states that [`MetricResult::pack`] put together; `None` if the bytes are not well formed.
+    pub fn unpack(partials: &[u8]) -> Option<Vec<&[u8]>> {
+        let (mut rest, mut states) = (partials, Vec::new());
+        while !rest.is_empty() {
+            let (len, after) = rest.split_first_chunk::<4>()?;
+            let (state, after) = after.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+            states.push(state);
+            rest = after;
+        }
+        Some(states)
+    }
 }
 
 /// Which streams some blocks hold.

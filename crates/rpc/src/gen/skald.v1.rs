@@ -151,6 +151,9 @@ pub struct MetricTask {
     pub shards: u32,
     #[prost(uint64, tag = "10")]
     pub max_bytes: u64,
+    /// For each entry to leave out its stream id and its identity, 8 and 16 bytes, little endian.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub exclude: ::prost::bytes::Bytes,
 }
 /// The next piece of the encoded partial aggregates, and with the last one what they cost.
 #[derive(Clone, PartialEq, ::prost::Message)]

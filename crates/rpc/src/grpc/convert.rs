@@ -1,8 +1,9 @@
 //! Small messages and their counterparts.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use skald_model::{Direction, Error, Labels, QueryStats, Result, StreamId, TenantId, TimeRange};
+use skald_model::{Direction, EntryHash, Error, Labels, QueryStats, Result, StreamId, TenantId, TimeRange};
 
 use super::proto;
 use crate::frontend::{InstantQuery, MetadataRequest, RangeQuery, Series};
@@ -76,8 +77,23 @@ pub(super) fn log_task_from(task: proto::LogTask) -> Result<LogTask> {
 }
 
 pub(super) fn metric_task_to(task: MetricTask) -> proto::MetricTask {
-    let MetricTask { tenant, query, start, end, step, version, blocks, shard: (shard, shards), max_bytes } =
-        task;
+    let MetricTask {
+        tenant,
+        query,
+        start,
+        end,
+        step,
+        version,
+        blocks,
+        shard: (shard, shards),
+        max_bytes,
+        exclude,
+    } = task;
+    let mut excluded = Vec::with_capacity(exclude.len() * EXCLUDED_LEN);
+    for (stream, hash) in exclude.iter() {
+        excluded.extend_from_slice(&stream.0.to_le_bytes());
+        excluded.extend_from_slice(&hash.0.to_le_bytes());
+    }
     proto::MetricTask {
         tenant: tenant.as_str().to_owned(),
         query: query.to_string(),
@@ -89,12 +105,40 @@ pub(super) fn metric_task_to(task: MetricTask) -> proto::MetricTask {
         shard,
         shards,
         max_bytes,
+        exclude: excluded.into(),
     }
 }
 
+/// Bytes of an entry to leave out.
+const EXCLUDED_LEN: usize = 24;
+
+fn excluded(bytes: &[u8]) -> Result<HashSet<(StreamId, EntryHash)>> {
+    let (all, rest) = bytes.as_chunks::<EXCLUDED_LEN>();
+    if !rest.is_empty() {
+        return Err(Error::invalid("the entries to leave out are cut short"));
+    }
+    let entry = |e: &[u8; EXCLUDED_LEN]| {
+        let (stream, hash) = e.split_at(8);
+        let stream = StreamId(u64::from_le_bytes(stream.try_into().unwrap_or_default()));
+        (stream, EntryHash(u128::from_le_bytes(hash.try_into().unwrap_or_default())))
+    };
+    Ok(all.iter().map(entry).collect())
+}
+
 pub(super) fn metric_task_from(task: proto::MetricTask) -> Result<MetricTask> {
-    let proto::MetricTask { tenant: id, query, start, end, step, version, blocks, shard, shards, max_bytes } =
-        task;
+    let proto::MetricTask {
+        tenant: id,
+        query,
+        start,
+        end,
+        step,
+        version,
+        blocks,
+        shard,
+        shards,
+        max_bytes,
+        exclude,
+    } = task;
     if shard >= shards {
         return Err(Error::invalid(format!("there is no shard {shard} of {shards}")));
     }
@@ -108,6 +152,7 @@ pub(super) fn metric_task_from(task: proto::MetricTask) -> Result<MetricTask> {
         blocks: blocks_from(blocks),
         shard: (shard, shards),
         max_bytes,
+        exclude: Arc::new(excluded(&exclude)?),
     })
 }
 

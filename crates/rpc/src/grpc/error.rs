@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use skald_model::{Error, Kind};
 use tonic::metadata::MetadataValue;
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 
 /// The kind's name. A status without it is not from Skald but from what lies between.
 const KIND: &str = "skald-error-kind";
@@ -59,6 +59,8 @@ pub(super) fn from_status(status: &Status, peer: &str) -> Error {
     }
     let (kind, advice) = match status.code() {
         Code::DeadlineExceeded => (Kind::Timeout, ""),
+        // How tonic says that the deadline of [`super::request`] has passed.
+        Code::Cancelled if status.message() == TimeoutExpired(()).to_string() => (Kind::Timeout, ""),
         Code::OutOfRange => (
             Kind::TooLarge,
             "; see server.grpc_server_max_recv_msg_size and server.grpc_server_max_send_msg_size",
@@ -100,6 +102,8 @@ mod tests {
         let error = from_status(&Status::unavailable("connection refused"), "10.0.0.7:9095");
         assert_eq!(error.kind, Kind::Unavailable);
         assert_eq!(error.message, "call to 10.0.0.7:9095 failed: connection refused");
+        assert_eq!(from_status(&Status::cancelled("Timeout expired"), "p").kind, Kind::Timeout);
+        assert_eq!(from_status(&Status::cancelled("connection reset"), "p").kind, Kind::Unavailable);
         let large = from_status(&Status::out_of_range("message length too large"), "p");
         assert!(large.message.contains("grpc_server_max_recv_msg_size"));
     }

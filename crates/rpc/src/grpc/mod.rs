@@ -27,6 +27,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use skald_model::{Error, Kind, Result};
 use skald_runtime::grpc::{MAX_HEADER_BYTES, MessageLimits};
+use skald_runtime::telemetry::propagation::{TRACEPARENT, current_traceparent};
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -127,10 +128,13 @@ impl Connection {
     }
 }
 
-/// A request with its deadline.
+/// A request with its deadline and, in a trace, the span it belongs to.
 fn request<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
+    if let Some(parent) = current_traceparent().and_then(|p| p.parse().ok()) {
+        request.metadata_mut().insert(TRACEPARENT, parent);
+    }
     request
 }
 

@@ -1,6 +1,7 @@
 //! Goal: a service answers the same across the wire as in process. Method: a fake of each service behind a real
 //! server on a loopback socket; conversions are covered by properties.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -220,6 +221,7 @@ fn metric_task() -> MetricTask {
         blocks: vec![],
         shard: (1, 2),
         max_bytes: 0,
+        exclude: Arc::new(HashSet::from([(StreamId(3), EntryHash(u128::MAX - 5))])),
     }
 }
 

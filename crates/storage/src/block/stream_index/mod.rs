@@ -152,6 +152,11 @@ impl StreamIndex {
         self.section.len()
     }
 
+    /// Earliest and latest time of the stream with number `ordinal`, nanoseconds.
+    pub fn times(&self, ordinal: u32) -> Result<(Timestamp, Timestamp)> {
+        self.extent(ordinal).map(|e| (e.min_ts, e.max_ts))
+    }
+
     pub(crate) fn extent(&self, ordinal: u32) -> Result<StreamExtent> {
         let (page, i) = self.locate(ordinal)?;
         Ok(page.extent(i))

@@ -1,0 +1,337 @@
+//! Metric tasks: partial states of a query's range aggregations over blocks.
+//!
+//! Blocks are scanned apart, many at a time, but for streams that several of them hold over overlapping times: there
+//! an entry may lie in more than one block, so those streams are brought together and each entry counts once.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use futures::stream::{FuturesOrdered, StreamExt};
+use rustc_hash::{FxHashMap, FxHashSet};
+use skald_logql::Expr;
+use skald_logql::metric::{MetricQuery, Partial, RangeLeaf, RangeObserver, Steps};
+use skald_model::{EntryHash, Error, Labels, LabelsRef, QueryStats, Result, Timestamp};
+use skald_rpc::querier::{MetricResult, MetricTask};
+use skald_storage::block::{
+    PreparedPredicate, ScanBuffers, ScanPlan, ScanRequest, plan_scan, scan_pages, scan_times,
+};
+
+use crate::blocks::{Block, Pages};
+use crate::pool::Cancelled;
+use crate::{ACCEPTED, Querier};
+
+/// Compressed bytes of lines that are fetched and scanned in one go.
+const PART_BYTES: u64 = 4 << 20;
+/// Entries of overlapping streams whose identities are remembered at a time; each takes some 40 bytes.
+const IDENTITIES_MAX: usize = 2_000_000;
+
+/// Runs a metric task.
+pub(crate) async fn run(querier: &Querier, task: MetricTask) -> Result<MetricResult> {
+    let query = match skald_logql::parse_with(&task.query, ACCEPTED)? {
+        Expr::Metric(metric) => MetricQuery::compile(&metric)?,
+        Expr::Log(_) => return Err(Error::invalid("a log query came as a metric task")),
+    };
+    let steps = Steps::range(task.start, task.end, task.step);
+    let mut blocks = Vec::with_capacity(task.blocks.len());
+    for b in &task.blocks {
+        blocks.push(querier.blocks.open(&task.tenant, b).await?);
+    }
+    let mut stats = QueryStats::default();
+    let mut states = Vec::new();
+    for leaf in query.leaves() {
+        let job =
+            Job { leaf: leaf.clone(), steps, predicate: Arc::new(PreparedPredicate::new(&leaf.predicate)) };
+        let partial = job.run(querier, &blocks, &task, &mut stats).await?;
+        states.push(partial.map_or_else(Vec::new, |p| p.encode()));
+    }
+    Ok(MetricResult { partials: MetricResult::pack(&states), stats })
+}
+
+/// One range aggregation of a task.
+#[derive(Clone)]
+struct Job {
+    leaf: Arc<RangeLeaf>,
+    steps: Steps,
+    predicate: Arc<PreparedPredicate>,
+}
+
+/// The wanted streams of one block.
+#[derive(Default)]
+struct Wanted {
+    /// Streams that no other block of the task holds over the same times.
+    own: Vec<u32>,
+    /// The others.
+    shared: Vec<u32>,
+}
+
+impl Job {
+    /// The merged state over all blocks; `None` if no stream matches.
+    async fn run(
+        &self,
+        querier: &Querier,
+        blocks: &[Arc<Block>],
+        task: &MetricTask,
+        stats: &mut QueryStats,
+    ) -> Result<Option<Partial>> {
+        let wanted = self.select(blocks, task.shard)?;
+        let mut merged: Option<Partial> = None;
+        let mut merge = |partial: Partial| match &mut merged {
+            Some(m) => m.merge(partial),
+            None => merged = Some(partial),
+        };
+        let mut scans = FuturesOrdered::new();
+        let mut shared = Vec::new();
+        for (block, wanted) in blocks.iter().zip(wanted) {
+            stats.streams += (wanted.own.len() + wanted.shared.len()) as u64;
+            if !wanted.own.is_empty() {
+                scans.push_back(self.scan(querier, block.clone(), wanted.own));
+            } else if wanted.shared.is_empty() {
+                stats.blocks_pruned += 1;
+            }
+            if !wanted.shared.is_empty() {
+                shared.push((block.clone(), wanted.shared));
+            }
+        }
+        while let Some(scanned) = scans.next().await {
+            let (partial, found) = scanned?;
+            stats.merge(&found);
+            if stats.block_bytes > task.max_bytes {
+                return Err(crate::over_budget(stats.block_bytes));
+            }
+            merge(partial);
+        }
+        if !shared.is_empty() {
+            let (partial, found) = self.join(querier, shared, task.max_bytes).await?;
+            stats.merge(&found);
+            merge(partial);
+        }
+        Ok(merged)
+    }
+
+    /// The wanted streams of each block, those apart that blocks share over overlapping times.
+    fn select(&self, blocks: &[Arc<Block>], shard: (u32, u32)) -> Result<Vec<Wanted>> {
+        let range = self.leaf.times(self.steps);
+        let (own, shards) = (u64::from(shard.0), u64::from(shard.1.max(1)));
+        let mut wanted = Vec::with_capacity(blocks.len());
+        // By stream: where it lies and between which times.
+        let mut places: FxHashMap<u64, Vec<(Timestamp, Timestamp, usize, u32)>> = FxHashMap::default();
+        for (at, block) in blocks.iter().enumerate() {
+            let index = block.meta.streams();
+            let damaged = |e| block.damaged(&e);
+            let mut w = Wanted::default();
+            for ordinal in index.select(&self.leaf.selector, range).map_err(damaged)? {
+                let id = index.id(ordinal).map_err(damaged)?.0;
+                if id % shards != own {
+                    continue;
+                }
+                w.own.push(ordinal);
+                if blocks.len() > 1 {
+                    let (min, max) = index.times(ordinal).map_err(damaged)?;
+                    places.entry(id).or_default().push((min, max, at, ordinal));
+                }
+            }
+            wanted.push(w);
+        }
+        let mut shared: Vec<FxHashSet<u32>> = blocks.iter().map(|_| FxHashSet::default()).collect();
+        for mut list in places.into_values().filter(|l| l.len() > 1) {
+            list.sort_unstable();
+            let mut latest: Option<(Timestamp, usize, u32)> = None;
+            for (min, max, at, ordinal) in list {
+                if let Some((end, other, other_ordinal)) = latest
+                    && min <= end
+                {
+                    shared[at].insert(ordinal);
+                    shared[other].insert(other_ordinal);
+                }
+                if latest.is_none_or(|(end, ..)| max > end) {
+                    latest = Some((max, at, ordinal));
+                }
+            }
+        }
+        for (w, shared) in wanted.iter_mut().zip(shared) {
+            (w.shared, w.own) = std::mem::take(&mut w.own).into_iter().partition(|o| shared.contains(o));
+        }
+        Ok(wanted)
+    }
+
+    /// Scans streams of one block that no other block shares.
+    async fn scan(
+        &self,
+        querier: &Querier,
+        block: Arc<Block>,
+        streams: Vec<u32>,
+    ) -> Result<(Partial, QueryStats)> {
+        // Where only the number of entries counts, lines are not read.
+        let times_only = self.predicate.is_trivial()
+            && !self.leaf.needs_line()
+            && !self.leaf.needs_line_length()
+            && !(self.leaf.needs_metadata() && block.meta.has_metadata());
+        let metadata = self.leaf.needs_metadata();
+        let (plan, observer, mut stats) = self.begin(querier, &block, streams, metadata).await?;
+        let mut work = Work::new(block.clone(), plan, observer);
+        if times_only {
+            let pages = querier.blocks.fetch(&block, &work.plan.time_ranges(&block.meta)).await?;
+            stats.compressed_bytes += pages.read;
+            stats.blocks = 1;
+            (work, _) =
+                querier.pool.run(move |cancelled| work.times(&pages, cancelled).map(|()| work)).await?;
+            stats.merge(&work.stats);
+            return Ok((work.observer.finish(), stats));
+        }
+        let parts = work.plan.parts(&block.meta, PART_BYTES);
+        stats.blocks = u64::from(!parts.is_empty());
+        for part in parts {
+            let pages = querier.blocks.fetch(&block, &work.plan.part_ranges(&block.meta, &part)).await?;
+            stats.compressed_bytes += pages.read;
+            let scan = move |cancelled: &Cancelled| {
+                cancelled.check()?;
+                work.pages(&part, &pages, &mut |_, _, _, _| true).map(|()| work)
+            };
+            (work, _) = querier.pool.run(scan).await?;
+        }
+        stats.merge(&work.stats);
+        Ok((work.observer.finish(), stats))
+    }
+
+    /// Scans streams that blocks share, one block after the other; an entry that an earlier block had is passed over.
+    async fn join(
+        &self,
+        querier: &Querier,
+        blocks: Vec<(Arc<Block>, Vec<u32>)>,
+        max_bytes: u64,
+    ) -> Result<(Partial, QueryStats)> {
+        let mut seen: FxHashMap<Labels, FxHashSet<EntryHash>> = FxHashMap::default();
+        let (mut observer, mut stats) = (self.leaf.observer(self.steps)?, QueryStats::default());
+        for (block, streams) in blocks {
+            let (plan, _, _) = self.begin(querier, &block, streams, true).await?;
+            let mut work = Work::new(block.clone(), plan, observer);
+            for part in work.plan.parts(&block.meta, PART_BYTES) {
+                let pages = querier.blocks.fetch(&block, &work.plan.part_ranges(&block.meta, &part)).await?;
+                stats.compressed_bytes += pages.read;
+                let scan = move |cancelled: &Cancelled| {
+                    cancelled.check()?;
+                    let mut duplicates = 0;
+                    let mut is_new = |labels: &Labels, timestamp, line: &[u8], metadata: LabelsRef<'_>| {
+                        let identity = EntryHash::of(timestamp, line, metadata);
+                        let new = match seen.get_mut(labels) {
+                            Some(known) => known.insert(identity),
+                            None => {
+                                seen.insert(labels.clone(), FxHashSet::from_iter([identity]));
+                                true
+                            }
+                        };
+                        duplicates += u64::from(!new);
+                        new
+                    };
+                    work.pages(&part, &pages, &mut is_new)?;
+                    work.stats.duplicates += duplicates;
+                    Ok((work, seen))
+                };
+                ((work, seen), _) = querier.pool.run(scan).await?;
+                if seen.values().map(FxHashSet::len).sum::<usize>() > IDENTITIES_MAX {
+                    return Err(Error::invalid(format!(
+                        "more than {IDENTITIES_MAX} entries of streams that several blocks hold over the same times would \
+                         have to be compared; narrow the query's time range or its selector"
+                    )));
+                }
+                if stats.block_bytes + work.stats.block_bytes > max_bytes {
+                    return Err(crate::over_budget(stats.block_bytes + work.stats.block_bytes));
+                }
+            }
+            stats.merge(&work.stats);
+            observer = work.observer;
+        }
+        Ok((observer.finish(), stats))
+    }
+
+    async fn begin(
+        &self,
+        querier: &Querier,
+        block: &Arc<Block>,
+        streams: Vec<u32>,
+        metadata: bool,
+    ) -> Result<(ScanPlan, RangeObserver, QueryStats)> {
+        let (job, block) = (self.clone(), block.clone());
+        let plan = move |_: &Cancelled| {
+            let range = job.leaf.times(job.steps);
+            let request = ScanRequest { streams: &streams, range, predicate: &job.predicate, metadata };
+            let plan = plan_scan(&block.meta, &request).map_err(|e| block.damaged(&e))?;
+            Ok((plan, job.leaf.observer(job.steps)?))
+        };
+        let ((plan, observer), waited) = querier.pool.run(plan).await?;
+        Ok((plan, observer, QueryStats { queue_seconds: waited, ..QueryStats::default() }))
+    }
+}
+
+/// The scan of one block, between its steps.
+struct Work {
+    block: Arc<Block>,
+    plan: ScanPlan,
+    observer: RangeObserver,
+    buffers: ScanBuffers,
+    labels: BTreeMap<u32, Labels>,
+    stats: QueryStats,
+}
+
+impl Work {
+    fn new(block: Arc<Block>, plan: ScanPlan, observer: RangeObserver) -> Self {
+        let (buffers, labels) = (ScanBuffers::new(), BTreeMap::new());
+        Self { block, plan, observer, buffers, labels, stats: QueryStats::default() }
+    }
+
+    /// Observes every time of the plan.
+    fn times(&mut self, pages: &Pages, cancelled: &Cancelled) -> Result<()> {
+        let Self { block, plan, observer, buffers, labels, stats } = self;
+        let mut outcome = Ok(());
+        let scanned = scan_times(&block.meta, plan, &pages.fetched, buffers, |stream, times| {
+            if outcome.is_err() {
+                return;
+            }
+            outcome = labels_of(labels, block, stream).and_then(|labels| {
+                cancelled.check()?;
+                stats.block_lines += times.len() as u64;
+                stats.post_filter_lines += times.len() as u64;
+                times.iter().try_for_each(|t| observer.observe(*t, b"", labels, LabelsRef::EMPTY))
+            });
+        });
+        scanned.map_err(|e| block.damaged(&e))?;
+        outcome
+    }
+
+    /// Observes the rows of a part that match and that `counts` counts.
+    fn pages(
+        &mut self,
+        part: &skald_storage::block::ScanPart,
+        pages: &Pages,
+        counts: &mut dyn FnMut(&Labels, Timestamp, &[u8], LabelsRef<'_>) -> bool,
+    ) -> Result<()> {
+        let Self { block, plan, observer, buffers, labels, stats } = self;
+        let mut outcome = Ok(());
+        let scanned = scan_pages(&block.meta, plan, part, &pages.fetched, buffers, |row| {
+            outcome = labels_of(labels, block, row.stream).and_then(|labels| {
+                if !counts(labels, row.timestamp, row.line, row.metadata) {
+                    return Ok(());
+                }
+                observer.observe(row.timestamp, row.line, labels, row.metadata)
+            });
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        let (found, _) = scanned.map_err(|e| block.damaged(&e))?;
+        stats.block_bytes += found.bytes;
+        stats.block_lines += found.lines;
+        stats.post_filter_lines += found.matched;
+        outcome
+    }
+}
+
+/// Labels of a stream of the block, decoded once per scan.
+fn labels_of<'a>(known: &'a mut BTreeMap<u32, Labels>, block: &Block, ordinal: u32) -> Result<&'a Labels> {
+    match known.entry(ordinal) {
+        std::collections::btree_map::Entry::Occupied(e) => Ok(e.into_mut()),
+        std::collections::btree_map::Entry::Vacant(e) => {
+            let info = block.meta.streams().get(ordinal).map_err(|e| block.damaged(&e))?;
+            Ok(e.insert(info.labels))
+        }
+    }
+}
