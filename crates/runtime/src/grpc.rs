@@ -1,7 +1,11 @@
 //! gRPC on the server shell of [`crate::http`].
 
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use tonic::service::Routes;
+use tracing::Instrument as _;
 
 /// Loki's port for gRPC.
 pub const DEFAULT_PORT: u16 = 9095;
@@ -26,7 +30,12 @@ impl Default for MessageLimits {
     }
 }
 
-/// The services of `routes` as a router for [`crate::http::Server::serve`].
+/// The services of `routes` as a router for [`crate::http::Server::serve`]. Each call has a span.
 pub fn router(routes: Routes) -> Router {
-    routes.prepare().into_axum_router()
+    routes.prepare().into_axum_router().layer(from_fn(in_span))
+}
+
+async fn in_span(request: Request, next: Next) -> Response {
+    let span = tracing::info_span!("call", method = request.uri().path());
+    next.run(request).instrument(span).await
 }

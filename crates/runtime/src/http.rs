@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::telemetry::propagation::remote_parent;
+
 /// What connections may do.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimits {
@@ -266,11 +268,16 @@ async fn handle(router: Router, panics: IntCounter, request: Request) -> Result<
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    let parent = remote_parent(request.headers());
     let mut answer = pin!(router.oneshot(request));
-    let caught = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(response)) => Poll::Ready(Some(response)),
-        Err(_) => Poll::Ready(None),
+    let caught = poll_fn(|cx| {
+        // Spans that begin in here continue the caller's trace.
+        let _attached = parent.clone().map(opentelemetry::Context::attach);
+        match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(response)) => Poll::Ready(Some(response)),
+            Err(_) => Poll::Ready(None),
+        }
     })
     .await;
     match caught {

@@ -88,8 +88,7 @@ fn announce(loaded: &Loaded) {
         pid = std::process::id(),
         "starting skald"
     );
-    let changed = config.diff_to_yaml();
-    tracing::info!(changed = changed.trim(), "configuration, where it differs from the defaults");
+    tracing::info!(changed = config.diff_to_line(), "configuration, where it differs from the defaults");
     if !unused.is_empty() {
         tracing::warn!(
             keys = unused.join(", "),

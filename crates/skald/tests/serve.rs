@@ -5,6 +5,9 @@ mod support;
 
 use std::net::TcpListener;
 
+use skald_rpc::Distributor as _;
+use skald_rpc::grpc::{ClientConfig, Connection, DistributorClient};
+use skald_runtime::grpc::MessageLimits;
 use support::{Server, failure, files, now, run, skald};
 
 #[test]
@@ -74,6 +77,38 @@ fn status_pages_tell_what_runs() {
     assert!(server.post("/log_level?log_level=debug", "text/plain", "").1.contains("debug"));
     assert!(server.get("/log_level").1.contains("debug"));
     assert!(run(&["health", "--url", &format!("http://{}/ready", server.address())]).status.success());
+}
+
+#[test]
+fn a_part_of_the_roles_is_served_over_grpc() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["--target", "write", "--set", "server.grpc_listen_port=0"];
+    let mut server = Server::start(dir.path(), &arguments);
+    let address = server.await_line("protocol=grpc").split("address=").nth(1).unwrap().to_owned();
+    assert_eq!(server.get("/loki/api/v1/labels").0, 404);
+    let entry = skald_model::EntryRef {
+        timestamp: now(),
+        line_start: 0,
+        line_len: 3,
+        metadata_start: 0,
+        metadata_len: 0,
+    };
+    let labels = skald_model::PushLabels::Text("{app=\"test\"}".into());
+    let push = skald_model::Push {
+        streams: vec![skald_model::PushStream { labels, entries: 0..1 }],
+        entries: skald_model::batch::Entries { body: "one".into(), refs: vec![entry], ..Default::default() },
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let connection =
+            Connection::new(&address, &ClientConfig::default(), MessageLimits::default()).unwrap();
+        let tenant = skald_model::TenantId::new("fake").unwrap();
+        DistributorClient::new(connection).push(&tenant, push).await.unwrap();
+    });
+    // With its runtime the connection goes, so that the server has nobody to wait for.
+    drop(runtime);
+    assert_eq!(server.terminate().0.code(), Some(0));
+    assert_eq!(Server::start(dir.path(), &[]).lines(), ["one"]);
 }
 
 #[test]

@@ -55,6 +55,12 @@ enum Value {
     Bare(String),
 }
 
+impl Value {
+    fn is_empty(&self) -> bool {
+        matches!(self, Value::Text(text) if text.is_empty())
+    }
+}
+
 #[derive(Default)]
 struct Collected {
     message: String,
@@ -124,14 +130,20 @@ where
         for (key, value) in &collected.fields {
             line.value(key, value);
         }
+        let trace_id = context.event_span(event).and_then(|span| self.trace_id(&span.id()));
         if let Some(scope) = context.event_scope(event) {
             for span in scope.from_root() {
                 if let Some(SpanFields(fields)) = span.extensions().get() {
-                    fields.iter().for_each(|(key, value)| line.value(key, value));
+                    // What a span does not know is left out; of two trace ids the exported one is to be searched for.
+                    let hidden = |key: &str, value: &Value| {
+                        value.is_empty() || (trace_id.is_some() && key == "trace_id")
+                    };
+                    let shown = fields.iter().filter(|(key, value)| !hidden(key, value));
+                    shown.for_each(|(key, value)| line.value(key, value));
                 }
             }
         }
-        if let Some(trace_id) = context.event_span(event).and_then(|span| self.trace_id(&span.id())) {
+        if let Some(trace_id) = trace_id {
             line.bare_text("trace_id", &trace_id);
         }
         (self.sink)(&line.finish());
@@ -306,7 +318,12 @@ mod tests {
         check(
             Format::Logfmt,
             || {
-                let outer = tracing::info_span!("request", tenant = "team-a", query = tracing::field::Empty);
+                let outer = tracing::info_span!(
+                    "request",
+                    tenant = "team-a",
+                    trace_id = "",
+                    query = tracing::field::Empty
+                );
                 let _outer = outer.enter();
                 outer.record("query", "{a=1}");
                 let inner = tracing::info_span!("task", block = 7);

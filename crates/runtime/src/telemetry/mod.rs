@@ -6,6 +6,7 @@
 mod gate;
 mod line;
 mod otlp;
+pub mod propagation;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn with(changes: Value) -> Result<Limits, String> {
+    fn with(changes: &Value) -> Result<Limits, String> {
         LimitsSection::default().with(changes.as_object().unwrap())
     }
 
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn durations_and_sizes_are_text_outside_and_numbers_inside() {
         let limits =
-            with(json!({"max_line_size": "1MB", "query_timeout": "5m", "max_query_length": 0})).unwrap();
+            with(&json!({"max_line_size": "1MB", "query_timeout": "5m", "max_query_length": 0})).unwrap();
         assert_eq!((limits.max_line_size, limits.query_timeout), (1 << 20, 300_000_000_000));
         assert_eq!(limits.max_query_length, 0);
         let text = serde_json::to_value(LimitsSection(Arc::new(limits.clone()))).unwrap();
@@ -138,12 +138,12 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_named() {
-        let error = with(json!({"max_query_series": "many"})).unwrap_err();
+        let error = with(&json!({"max_query_series": "many"})).unwrap_err();
         assert!(
             error.contains("max_query_series") && error.contains("many") && error.contains("500"),
             "{error}"
         );
-        let error = with(json!({"query_timeout": "soon"})).unwrap_err();
+        let error = with(&json!({"query_timeout": "soon"})).unwrap_err();
         assert!(error.contains("query_timeout") && error.contains("30s"), "{error}");
     }
 }

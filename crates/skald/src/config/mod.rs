@@ -146,10 +146,21 @@ impl Config {
 
     /// Only what differs from the defaults, as YAML.
     pub(crate) fn diff_to_yaml(&self) -> String {
+        yaml_of(&self.diff())
+    }
+
+    /// Only what differs from the defaults, as `key=value` pairs with commas, for the log.
+    pub(crate) fn diff_to_line(&self) -> String {
+        let mut pairs = Vec::new();
+        pairs_of(&self.diff(), "", &mut pairs);
+        pairs.join(", ")
+    }
+
+    fn diff(&self) -> Value {
         let mut defaults = Config::default();
         defaults.fill_in_paths();
         let changed = difference(&as_tree(self), &as_tree(&defaults));
-        yaml_of(&changed.unwrap_or_else(|| Value::Object(serde_json::Map::new())))
+        changed.unwrap_or_else(|| Value::Object(serde_json::Map::new()))
     }
 
     /// Paths that are not set lie below `common.path_prefix`.
@@ -201,6 +212,19 @@ fn as_tree(config: &Config) -> Value {
 
 fn yaml_of(tree: &Value) -> String {
     serde_yaml_ng::to_string(tree).expect("a tree of JSON is YAML")
+}
+
+fn pairs_of(tree: &Value, parent: &str, out: &mut Vec<String>) {
+    match tree {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let path = if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") };
+                pairs_of(value, &path, out);
+            }
+        }
+        Value::String(text) => out.push(format!("{parent}={text}")),
+        other => out.push(format!("{parent}={other}")),
+    }
 }
 
 /// The parts of `value` that are not as in `base`.

@@ -88,7 +88,7 @@ impl Overrides {
         if self.tenants.read().text == text {
             return Ok(None);
         }
-        let mut changes = HashMap::<TenantId, Map<String, Value>>::new();
+        let mut changes = HashMap::<TenantId, Changes>::new();
         for (file, text) in self.files.iter().zip(&text) {
             for (tenant, limits) in parse(file, text)? {
                 changes.entry(tenant).or_default().extend(limits);
@@ -110,8 +110,11 @@ impl TenantLimits for Overrides {
     }
 }
 
+/// Limits of a tenant that are not as for all, as they stand in the file.
+type Changes = Map<String, Value>;
+
 /// The changed limits of each tenant in a file.
-fn parse(file: &Path, text: &str) -> Result<Vec<(TenantId, Map<String, Value>)>, Error> {
+fn parse(file: &Path, text: &str) -> Result<Vec<(TenantId, Changes)>, Error> {
     let name = file.display();
     let fail = |text: String| Error(format!("{name}: {text}"));
     let Value::Object(tree) = layer::parse_yaml(text).map_err(fail)? else { return Ok(Vec::new()) };
