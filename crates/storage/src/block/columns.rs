@@ -13,6 +13,8 @@ use super::meta::BlockMeta;
 use super::page::{self, Decompressor, PageHead};
 
 const NONE: usize = usize::MAX;
+/// There are at most 1000 values of `nanos`.
+const NANOS_BITS: usize = 10;
 
 /// Buffers of a scan, to be used again for the next one.
 #[derive(Default)]
@@ -119,7 +121,7 @@ pub(crate) struct Times {
     rows: Range<u32>,
     values: Vec<i64>,
     numbers: Vec<u32>,
-    dictionary: Vec<i64>,
+    dictionary: [i64; 1 << NANOS_BITS],
     dictionary_at: Range<u64>,
 }
 
@@ -130,7 +132,7 @@ impl Default for Times {
             rows: 0..0,
             values: vec![],
             numbers: vec![],
-            dictionary: vec![],
+            dictionary: [0; 1 << NANOS_BITS],
             dictionary_at: 0..0,
         }
     }
@@ -171,17 +173,16 @@ impl Times {
         expect(&head, Encoding::RleDictionary, Some(n))?;
         let (width, body) = body.split_first().ok_or_else(|| corrupt("page of nanos", "it is empty"))?;
         self.numbers.clear();
+        if usize::from(*width) > NANOS_BITS {
+            return Err(corrupt("page of nanos", format!("a width of {width} bits")));
+        }
         hybrid::decode(body, u32::from(*width), n, &mut self.numbers)?;
         if self.values.len() != n || self.numbers.len() != n {
             return Err(corrupt("timestamp page", "too few values"));
         }
-        let last = self.dictionary.len() as u32 - 1;
-        let max = self.numbers.iter().copied().max().unwrap_or(0);
-        if max > last {
-            return Err(corrupt("page of nanos", format!("value {max} of a dictionary of {}", last + 1)));
-        }
         for (value, number) in self.values.iter_mut().zip(&self.numbers) {
-            *value = value.wrapping_mul(1000).wrapping_add(self.dictionary[*number as usize]);
+            *value =
+                value.wrapping_mul(1000).wrapping_add(self.dictionary[*number as usize % (1 << NANOS_BITS)]);
         }
         self.page = page;
         Ok(())
@@ -190,12 +191,13 @@ impl Times {
     fn load_dictionary(&mut self, fetched: &Fetched, at: &Range<u64>) -> Result<()> {
         self.dictionary_at = 0..0;
         let (head, body) = page::read(fetched.get(at.clone())?)?;
-        if !head.dictionary || body.is_empty() || body.len() != head.values * 4 {
+        if !head.dictionary || head.values > 1 << NANOS_BITS || body.len() != head.values * 4 {
             return Err(corrupt("dictionary of nanos", "it has another size than its values"));
         }
-        self.dictionary.clear();
-        let values = body.as_chunks::<4>().0;
-        self.dictionary.extend(values.iter().map(|v| i64::from(i32::from_le_bytes(*v))));
+        self.dictionary = [0; 1 << NANOS_BITS];
+        for (slot, v) in self.dictionary.iter_mut().zip(body.as_chunks::<4>().0) {
+            *slot = i64::from(i32::from_le_bytes(*v));
+        }
         self.dictionary_at = at.clone();
         Ok(())
     }

@@ -93,6 +93,7 @@ pub(crate) fn decode(bytes: &[u8], limit: usize, out: &mut Vec<i64>) -> Result<u
         return Ok(r.at);
     }
     let mini = block / minis;
+    let mut unpacker = Unpacker::default();
     out.reserve(count);
     out.push(value);
     let mut left = count - 1;
@@ -108,9 +109,11 @@ pub(crate) fn decode(bytes: &[u8], limit: usize, out: &mut Vec<i64>) -> Result<u
             }
             let packed = r.take(mini / 8 * usize::from(width))?;
             let n = left.min(mini);
-            unpack(packed, u32::from(width), n, |v| {
-                value = value.wrapping_add(min).wrapping_add(v as i64);
-                out.push(value);
+            unpacker.unpack(packed, u32::from(width), n, |deltas| {
+                out.extend(deltas.iter().map(|d| {
+                    value = value.wrapping_add(min).wrapping_add(*d as i64);
+                    value
+                }));
             });
             left -= n;
         }
@@ -118,27 +121,51 @@ pub(crate) fn decode(bytes: &[u8], limit: usize, out: &mut Vec<i64>) -> Result<u
     Ok(r.at)
 }
 
-/// Calls `each` with the first `n` values of `width` bits in `packed`, which must hold as many.
-#[inline]
-pub(crate) fn unpack(packed: &[u8], width: u32, n: usize, mut each: impl FnMut(u64)) {
-    if width == 0 {
-        (0..n).for_each(|_| each(0));
-        return;
+/// Unpacks values of some number of bits each.
+pub(crate) struct Unpacker {
+    /// A copy of the packed bytes, in a buffer of fixed size, so that eight can be loaded at any value.
+    bytes: [u8; 64 * MINIBLOCK / 8 + 16],
+    values: [u64; MINIBLOCK],
+}
+
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self { bytes: [0; 64 * MINIBLOCK / 8 + 16], values: [0; MINIBLOCK] }
     }
-    let mask = u64::MAX >> (64 - width);
-    let width = width as usize;
-    // The values whose eight bytes, counted from their first bit's byte, lie inside; the rest byte by byte.
-    let fast = if width > 56 { 0 } else { n.min((packed.len().saturating_sub(8) * 8) / width) };
-    for i in 0..fast {
-        let bit = i * width;
-        each(load(packed, bit / 8) >> (bit % 8) & mask);
+}
+
+impl Unpacker {
+    /// Calls `each` with the first `n` values of `width` bits in `packed`, at most 32 at a time. Bits that are missing
+    /// are zeros.
+    #[inline]
+    pub(crate) fn unpack(&mut self, packed: &[u8], width: u32, n: usize, mut each: impl FnMut(&[u64])) {
+        let size = width as usize * MINIBLOCK / 8;
+        for i in 0..n.div_ceil(MINIBLOCK) {
+            let from = (i * size).min(packed.len());
+            let packed = &packed[from..packed.len().min(from + size)];
+            self.bytes[..packed.len()].copy_from_slice(packed);
+            self.bytes[packed.len()..size].fill(0);
+            self.unpack_32(width);
+            each(&self.values[..(n - i * MINIBLOCK).min(MINIBLOCK)]);
+        }
     }
-    for i in fast..n {
-        let bit = i * width;
-        let mut bytes = [0u8; 16];
-        let from = &packed[bit / 8..packed.len().min(bit / 8 + 16)];
-        bytes[..from.len()].copy_from_slice(from);
-        each((u128::from_le_bytes(bytes) >> (bit % 8)) as u64 & mask);
+
+    #[inline]
+    fn unpack_32(&mut self, width: u32) {
+        if width == 0 {
+            return self.values.fill(0);
+        }
+        let mask = u64::MAX >> (64 - width);
+        for (i, v) in self.values.iter_mut().enumerate() {
+            let bit = i * width as usize;
+            *v = if width <= 56 {
+                (load(&self.bytes, bit / 8) >> (bit % 8)) & mask
+            } else {
+                let (low, high) = (load(&self.bytes, bit / 8), load(&self.bytes, bit / 8 + 8));
+                let both = u128::from(low) | (u128::from(high) << 64);
+                (both >> (bit % 8)) as u64 & mask
+            };
+        }
     }
 }
 
@@ -229,7 +256,7 @@ mod tests {
             let mut bytes = vec![];
             pack(v.iter().copied(), width, &mut bytes);
             let mut back = vec![];
-            unpack(&bytes, width, v.len(), |x| back.push(x));
+            Unpacker::default().unpack(&bytes, width, v.len(), |x| back.extend_from_slice(x));
             prop_assert_eq!(back, v);
         }
     }

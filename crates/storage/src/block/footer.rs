@@ -1,6 +1,9 @@
 //! Writes the page index and the footer.
 
-use super::format::{Column, Encoding, KEY_FILTER, KEY_STREAMS, KEY_VERSION, MAGIC, Section, VERSION};
+use super::format::{
+    Column, Encoding, KEY_FILTER, KEY_PAGES, KEY_STREAMS, KEY_VERSION, MAGIC, PageTableCrc, READ_COLUMNS,
+    Section, VERSION,
+};
 use super::thrift::{Element, Items, Writer};
 
 const CODEC_NONE: i32 = 0;
@@ -114,7 +117,11 @@ fn write_metadata(
     streams: Section,
     filter: Option<Section>,
 ) {
-    let mut pairs = vec![(KEY_VERSION, VERSION.to_string()), (KEY_STREAMS, streams.to_text())];
+    let mut pairs = vec![
+        (KEY_VERSION, VERSION.to_string()),
+        (KEY_STREAMS, streams.to_text()),
+        (KEY_PAGES, page_table_crc(groups).to_string()),
+    ];
     pairs.extend(filter.map(|f| (KEY_FILTER, f.to_text())));
     let mut places = places.iter();
     Writer::write(out, |w| {
@@ -133,6 +140,27 @@ fn write_metadata(
         w.binary(6, CREATED_BY.as_bytes());
         w.list(7, Element::Struct, Column::ALL.iter(), |i, _| i.structure(|w| w.structure(1, |_| {})));
     });
+}
+
+fn page_table_crc(groups: &[WrittenRowGroup]) -> u32 {
+    let mut crc = PageTableCrc::default();
+    let chunks = |column: Column| groups.iter().map(move |g| &g.chunks[column as usize]);
+    for column in READ_COLUMNS {
+        let mut group_row = 0;
+        for (chunk, group) in chunks(column).zip(groups) {
+            let pages = chunk.pages.iter();
+            pages.for_each(|p| crc.page(p.offset, p.size, (group_row + p.first_row) as u32));
+            group_row += group.rows;
+        }
+    }
+    let number = |b: &[u8]| u64::from_le_bytes(b.try_into().unwrap_or_default());
+    for bounds in chunks(Column::Timestamp).filter_map(|c| c.bounds.as_ref()) {
+        bounds.1.iter().for_each(|b| crc.numbers(&[number(&b.min), number(&b.max)]));
+    }
+    for start in chunks(Column::Nanos).filter_map(|c| c.dictionary_offset) {
+        crc.numbers(&[start]);
+    }
+    crc.finish()
 }
 
 fn write_row_group<'a>(

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Readers that know only Parquet see six columns. Skald finds its sections through key-value pairs of the footer:
-//! `skald.version`, and `skald.streams` and `skald.filter` as `offset:length:crc32` in decimal. Version 1 is read by
-//! every later build; a new section gets a new key, which old builds do not look for.
+//! `skald.version`, `skald.streams` and `skald.filter` as `offset:length:crc32` in decimal, and `skald.pages`, a checksum
+//! of the places of pages. Pages have the checksums that Parquet knows. Version 1 is read by every later build; a new
+//! section gets a new key, which old builds do not look for.
 
 use super::error::{Error, Result, corrupt};
 
@@ -24,6 +25,9 @@ pub const KEY_VERSION: &str = "skald.version";
 pub const KEY_STREAMS: &str = "skald.streams";
 /// Footer key: where the line filter lies.
 pub const KEY_FILTER: &str = "skald.filter";
+
+/// Footer key: checksum of what the page index and the footer tell about pages, see [`PageTableCrc`].
+pub const KEY_PAGES: &str = "skald.pages";
 
 /// The first and the last four bytes of a Parquet file.
 pub(crate) const MAGIC: &[u8; 4] = b"PAR1";
@@ -144,6 +148,30 @@ impl Section {
         let (offset, length, crc) = (next()?, next()?, next()?);
         let crc = u32::try_from(crc).map_err(|_| corrupt("footer", "a checksum has more than 32 bits"))?;
         Ok(Self { offset, length, crc })
+    }
+}
+
+/// The columns that queries read.
+pub(crate) const READ_COLUMNS: [Column; 5] =
+    [Column::Timestamp, Column::Nanos, Column::Line, Column::MetadataKey, Column::MetadataValue];
+
+/// A checksum over all that readers take from the page index and the footer, which have none themselves: for each of
+/// [`READ_COLUMNS`] the place and the first row of each page, then the bounds of the timestamp pages, then the places
+/// of the dictionaries of `nanos`.
+#[derive(Default)]
+pub(crate) struct PageTableCrc(crc32fast::Hasher);
+
+impl PageTableCrc {
+    pub(crate) fn page(&mut self, offset: u64, size: u32, first_row: u32) {
+        self.numbers(&[offset, u64::from(size), u64::from(first_row)]);
+    }
+
+    pub(crate) fn numbers(&mut self, all: &[u64]) {
+        all.iter().for_each(|v| self.0.update(&v.to_le_bytes()));
+    }
+
+    pub(crate) fn finish(self) -> u32 {
+        self.0.finalize()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use skald_model::labels::{get_varint, put_varint};
 
-use super::delta::{pack, unpack};
+use super::delta::{Unpacker, pack};
 use super::error::{Result, corrupt};
 
 /// Bits needed for numbers up to `max`.
@@ -37,6 +37,7 @@ pub(crate) fn decode(bytes: &[u8], width: u32, n: usize, out: &mut Vec<u32>) -> 
     let end = out.len() + n;
     out.reserve(n);
     let mut rest = bytes;
+    let mut unpacker = Unpacker::default();
     while out.len() < end {
         let (head, after) = get_varint(rest).ok_or_else(|| corrupt("dictionary page", "cut short"))?;
         let len = usize::try_from(head >> 1).map_err(|_| corrupt("dictionary page", "a run is too long"))?;
@@ -60,7 +61,7 @@ pub(crate) fn decode(bytes: &[u8], width: u32, n: usize, out: &mut Vec<u32>) -> 
                 return Err(corrupt("dictionary page", "cut short"));
             }
             let packed = &after[..size.min(after.len())];
-            unpack(packed, width, values, |v| out.push(v as u32));
+            unpacker.unpack(packed, width, values, |all| out.extend(all.iter().map(|v| *v as u32)));
             rest = &after[packed.len()..];
         }
     }

@@ -11,7 +11,9 @@ use parquet::file::metadata::{
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use super::error::{Error, Result, corrupt};
-use super::format::{Column, KEY_FILTER, KEY_STREAMS, KEY_VERSION, MAGIC, Section, check_version};
+use super::format::{
+    Column, KEY_FILTER, KEY_PAGES, KEY_STREAMS, KEY_VERSION, MAGIC, PageTableCrc, Section, check_version,
+};
 use super::line_filter::IdFilter;
 use super::stream_index::StreamIndex;
 
@@ -97,6 +99,8 @@ impl BlockMeta {
         let version = check_version(pair(KEY_VERSION).ok_or(Error::Foreign("no version in the footer"))?)?;
         let streams_at = pair(KEY_STREAMS).ok_or(Error::Foreign("no stream index"))?;
         let streams_at = Section::parse(streams_at)?;
+        let pages_crc =
+            pair(KEY_PAGES).ok_or_else(|| corrupt("footer", "no checksum of the pages"))?.to_owned();
         let filter_at = pair(KEY_FILTER).map(Section::parse).transpose()?;
         let tail_offset = filter_at.map_or(streams_at.offset, |f| f.offset.min(streams_at.offset));
         let streams = StreamIndex::open(tail.section(streams_at, "stream index")?)?;
@@ -106,6 +110,9 @@ impl BlockMeta {
         };
         let metadata = tail.with_page_index(metadata)?;
         let (pages, groups) = read_pages(&metadata, tail_offset)?;
+        if pages_crc.parse() != Ok(page_table_crc(&pages, &groups)) {
+            return Err(corrupt("page index", "the checksum does not match"));
+        }
         let rows = pages.timestamp.rows.last().copied().unwrap_or(0);
         if u64::from(rows) != streams.totals().rows {
             let told = streams.totals().rows;
@@ -285,6 +292,18 @@ fn read_pages(metadata: &ParquetMetaData, tail_offset: u64) -> Result<(ColumnPag
     }
     seal(&mut pages, first_row)?;
     Ok((pages, groups))
+}
+
+fn page_table_crc(pages: &ColumnPages, groups: &[Group]) -> u32 {
+    let mut crc = PageTableCrc::default();
+    // In the order of `READ_COLUMNS`.
+    for p in [&pages.timestamp, &pages.nanos, &pages.line, &pages.metadata_key, &pages.metadata_value] {
+        let places = p.offsets.iter().zip(&p.sizes).zip(&p.rows);
+        places.for_each(|((offset, size), row)| crc.page(*offset, *size, *row));
+    }
+    pages.micros.iter().for_each(|(min, max)| crc.numbers(&[*min as u64, *max as u64]));
+    groups.iter().for_each(|g| crc.numbers(&[g.nanos_dictionary.start]));
+    crc.finish()
 }
 
 /// Blocks use one codec. A file that another tool has rewritten has no sections and is not read here.

@@ -36,7 +36,7 @@ pub use convert::convert_foreign;
 pub use error::{Error, Result};
 pub use fetched::{Fetched, coalesce};
 pub use inspect::inspect;
-pub use line_filter::{FilterKeys, FilterStats, IdFilter};
+pub use line_filter::{FilterKeys, FilterStats, IdFilter, IdFilterBuilder};
 pub use meta::{BlockMeta, TAIL_GUESS};
 pub use plan::{ScanPlan, ScanRequest, plan_scan};
 pub use predicate::PreparedPredicate;

@@ -71,17 +71,21 @@ pub fn plan_scan(meta: &BlockMeta, request: &ScanRequest<'_>) -> Result<ScanPlan
             continue;
         }
         let timed = !request.range.covers(extent.min_ts, extent.max_ts);
-        for rows in timely_rows(meta, extent.rows, timed, request.range) {
-            plan.add(meta, *stream, rows, timed, &mut excluded);
+        if timed {
+            for rows in timely_rows(meta, extent.rows, request.range) {
+                plan.add(meta, *stream, rows, timed, &mut excluded);
+            }
+        } else {
+            plan.add(meta, *stream, extent.rows, timed, &mut excluded);
         }
     }
     Ok(plan)
 }
 
 /// The parts of `rows` in timestamp pages that hold times in `range`.
-fn timely_rows(meta: &BlockMeta, rows: Range<u32>, timed: bool, range: TimeRange) -> Vec<Range<u32>> {
-    if !timed || rows.is_empty() {
-        return vec![rows];
+fn timely_rows(meta: &BlockMeta, rows: Range<u32>, range: TimeRange) -> Vec<Range<u32>> {
+    if rows.is_empty() {
+        return vec![];
     }
     let pages = &meta.pages.timestamp;
     let mut out: Vec<Range<u32>> = vec![];
@@ -114,7 +118,12 @@ impl ScanPlan {
     ) {
         let lines = &meta.pages.line;
         let mut row = rows.start;
-        let mut page = if rows.is_empty() { return } else { lines.of_row(row) };
+        if rows.is_empty() {
+            return;
+        }
+        // Streams follow each other, so the next one mostly begins where the last one ended.
+        let last = self.pages.last().map(|p| p.page).filter(|p| lines.rows(*p).contains(&row));
+        let mut page = last.unwrap_or_else(|| lines.of_row(row));
         while row < rows.end {
             let end = lines.rows(page).end.min(rows.end);
             let known = self.pages.last().is_some_and(|p| p.page == page);

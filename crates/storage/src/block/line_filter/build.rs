@@ -6,7 +6,7 @@ use super::scan::Masks;
 use super::{BLOCK, ID_LEN, anchor_hash, bits_of, block_of};
 
 /// Builds the filter section of a block.
-pub(crate) struct IdFilterBuilder {
+pub struct IdFilterBuilder {
     bits_per_key: f64,
     masks: Masks,
     hashes: Vec<u64>,
@@ -18,7 +18,8 @@ pub(crate) struct IdFilterBuilder {
 }
 
 impl IdFilterBuilder {
-    pub(crate) fn new(bits_per_key: f64) -> Self {
+    /// A builder of filters with so many bits for each distinct anchor; 6 let one of 16 absent anchors pass.
+    pub fn new(bits_per_key: f64) -> Self {
         Self {
             bits_per_key,
             masks: Masks::default(),
@@ -32,7 +33,7 @@ impl IdFilterBuilder {
     }
 
     /// Adds the next line page: lines of these lengths, one after the other.
-    pub(crate) fn add_page(&mut self, data: &[u8], lengths: &[u32]) {
+    pub fn add_page(&mut self, data: &[u8], lengths: &[u32]) {
         let (hashes, mut lens) = (&mut self.hashes, 0u64);
         hashes.clear();
         self.masks.for_each_id(data, lengths, |start, end| {
@@ -82,7 +83,7 @@ impl IdFilterBuilder {
     }
 
     /// The section.
-    pub(crate) fn finish(self) -> Vec<u8> {
+    pub fn finish(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(super::HEAD + self.directory.len() + self.blocks.len());
         out.extend_from_slice(&self.pages.to_le_bytes());
         out.extend_from_slice(&[0; 4]);

@@ -28,7 +28,7 @@ mod tests;
 
 use bytes::Bytes;
 
-pub(crate) use build::IdFilterBuilder;
+pub use build::IdFilterBuilder;
 pub use keys::FilterKeys;
 use keys::Run;
 
@@ -62,7 +62,7 @@ pub struct FilterStats {
 
 impl IdFilter {
     /// Reads a section whose checksum has been verified.
-    pub(crate) fn open(section: Bytes) -> Result<Self> {
+    pub fn open(section: Bytes) -> Result<Self> {
         let head = section.get(..4).ok_or_else(|| corrupt("line filter", "cut short"))?;
         let pages = u32::from_le_bytes(head.try_into().expect("four bytes")) as usize;
         let filter = Self { section, pages };

@@ -104,29 +104,26 @@ impl Masks {
     }
 }
 
-/// Which of 64 bytes are ASCII letters or digits, and which are digits; eight at a time by arithmetic on words.
+/// Which of 64 bytes are ASCII letters or digits, and which are digits.
 #[inline]
 fn classify(chunk: &[u8; 64]) -> (u64, u64) {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    // The high bit of each byte of `v`, all below 0x80, that lies between `low` and `high`.
-    let between = |v: u64, low: u8, high: u8| {
-        let at_least = v + u64::from(0x80 - low) * ONES;
-        let above = v + u64::from(0x7f - high) * ONES;
-        at_least & !above & HIGH
-    };
-    // Moves the high bits of eight bytes into one byte.
-    let gather = |bits: u64| (bits >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-    let (mut alnum, mut digit) = (0, 0);
-    for (i, eight) in chunk.as_chunks::<8>().0.iter().enumerate() {
-        let bytes = u64::from_le_bytes(*eight);
-        let (ascii, v) = (!bytes & HIGH, bytes & !HIGH);
-        let digits = between(v, b'0', b'9') & ascii;
-        let letters = between(v | (0x20 * ONES), b'a', b'z') & ascii;
-        digit |= gather(digits) << (8 * i);
-        alnum |= gather(digits | letters) << (8 * i);
+    // Ones and zeros, byte by byte: the compiler makes vector instructions of it.
+    let (mut alnum, mut digit) = ([0u8; 64], [0u8; 64]);
+    for ((byte, alnum), digit) in chunk.iter().zip(&mut alnum).zip(&mut digit) {
+        *digit = u8::from(byte.wrapping_sub(b'0') < 10);
+        *alnum = *digit | u8::from((byte | 0x20).wrapping_sub(b'a') < 26);
     }
-    (alnum, digit)
+    (gather(&alnum), gather(&digit))
+}
+
+/// A word with the lowest bit of each of 64 bytes, which are zero or one.
+#[inline]
+fn gather(ones: &[u8; 64]) -> u64 {
+    let words = ones.as_chunks::<8>().0.iter().enumerate();
+    words.fold(0, |all, (i, word)| {
+        // The product's highest byte collects the eight bytes' lowest bits.
+        all | (u64::from_le_bytes(*word).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i)
+    })
 }
 
 #[cfg(test)]

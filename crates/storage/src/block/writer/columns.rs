@@ -195,10 +195,11 @@ impl FixedColumns {
         let first_row = self.rows - rows as u64;
         for (column, is_key) in [(Column::MetadataKey, true), (Column::MetadataValue, false)] {
             self.scratch.clear();
-            let values = self.metadata.encode(is_key, &mut self.scratch);
-            let stored = compressor.compress(&self.scratch)?;
+            let (values, texts) = self.metadata.encode(is_key, &mut self.scratch);
+            let stored = compressor.compress_parts(&self.scratch, texts)?;
+            let raw_len = self.scratch.len() + texts.len();
             let chunk = &mut self.chunks[column as usize];
-            chunk.page(Encoding::DeltaLengthByteArray, values, first_row, self.scratch.len(), stored);
+            chunk.page(Encoding::DeltaLengthByteArray, values, first_row, raw_len, stored);
         }
         self.metadata.clear();
         Ok(())
@@ -369,9 +370,9 @@ impl Metadata {
         self.keys.bytes.len() + self.values.bytes.len()
     }
 
-    /// Appends repetition levels, definition levels and texts of one column; returns the number of values, places
-    /// without one included.
-    fn encode(&self, keys: bool, out: &mut Vec<u8>) -> usize {
+    /// Appends repetition levels, definition levels and lengths of one column; returns the number of values, places
+    /// without one included, and the texts that follow.
+    fn encode(&self, keys: bool, out: &mut Vec<u8>) -> (usize, &[u8]) {
         let levels = |out: &mut Vec<u8>, values: &mut dyn FnMut(&mut Vec<u8>)| {
             let at = out.len();
             out.extend_from_slice(&[0; 4]);
@@ -391,8 +392,8 @@ impl Metadata {
         }
         let texts = if keys { &self.keys } else { &self.values };
         delta::encode(texts.lengths.iter().map(|l| i64::from(*l)), out);
-        out.extend_from_slice(&texts.bytes);
-        if self.levels.is_empty() { self.rows } else { self.levels.len() }
+        let values = if self.levels.is_empty() { self.rows } else { self.levels.len() };
+        (values, &texts.bytes)
     }
 
     fn clear(&mut self) {

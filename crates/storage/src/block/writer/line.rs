@@ -6,18 +6,16 @@ use crate::block::footer::{WrittenChunk, WrittenPage};
 use crate::block::format::{Column, Encoding};
 use crate::block::page::{self, Compressor};
 
-/// Room kept before the lines for their encoded lengths, so that both can be compressed in one piece.
-const HEAD: usize = 64 << 10;
-/// Most rows of a page. Their encoded lengths take at most four bytes each.
+/// Most rows of a page, for pages of empty lines.
 const ROWS: usize = 12 << 10;
 
 /// Collects lines of the current page and the pages of the current row group.
 pub(super) struct LineColumn {
     page_bytes: usize,
-    /// [`HEAD`] bytes, then the lines.
-    buffer: Vec<u8>,
+    /// The lines of the current page, one after the other.
+    data: Vec<u8>,
     lengths: Vec<u32>,
-    scratch: Vec<u8>,
+    packed_lengths: Vec<u8>,
     page: Vec<u8>,
     pages: Vec<WrittenPage>,
     rows: u64,
@@ -27,13 +25,11 @@ pub(super) struct LineColumn {
 
 impl LineColumn {
     pub(super) fn new(page_bytes: usize) -> Self {
-        let mut buffer = Vec::with_capacity(HEAD + page_bytes);
-        buffer.resize(HEAD, 0);
         Self {
             page_bytes,
-            buffer,
+            data: Vec::with_capacity(page_bytes),
             lengths: vec![],
-            scratch: vec![],
+            packed_lengths: vec![],
             page: vec![],
             pages: vec![],
             rows: 0,
@@ -48,7 +44,7 @@ impl LineColumn {
 
     /// The lines of the current page, one after the other.
     pub(super) fn data(&self) -> &[u8] {
-        &self.buffer[HEAD..]
+        &self.data
     }
 
     /// Their lengths.
@@ -58,11 +54,11 @@ impl LineColumn {
 
     /// Whether a line of `len` bytes fits into the current page. A longer one than a page fits into an empty page.
     pub(super) fn has_room(&self, len: usize) -> bool {
-        self.is_empty() || (self.data().len() + len <= self.page_bytes && self.lengths.len() < ROWS)
+        self.is_empty() || (self.data.len() + len <= self.page_bytes && self.lengths.len() < ROWS)
     }
 
     pub(super) fn push(&mut self, line: &[u8]) {
-        self.buffer.extend_from_slice(line);
+        self.data.extend_from_slice(line);
         self.lengths.push(line.len() as u32);
     }
 
@@ -72,22 +68,20 @@ impl LineColumn {
         if self.is_empty() {
             return Ok(&self.page);
         }
-        self.scratch.clear();
-        delta::encode(self.lengths.iter().map(|l| i64::from(*l)), &mut self.scratch);
-        let start = HEAD - self.scratch.len();
-        self.buffer[start..HEAD].copy_from_slice(&self.scratch);
-        let raw = &self.buffer[start..];
-        let stored = compressor.compress(raw)?;
+        self.packed_lengths.clear();
+        delta::encode(self.lengths.iter().map(|l| i64::from(*l)), &mut self.packed_lengths);
+        let raw_len = self.packed_lengths.len() + self.data.len();
+        let stored = compressor.compress_parts(&self.packed_lengths, &self.data)?;
         let n = self.lengths.len();
-        let size = page::write(&mut self.page, false, Encoding::DeltaLengthByteArray, n, raw.len(), stored);
+        let size = page::write(&mut self.page, false, Encoding::DeltaLengthByteArray, n, raw_len, stored);
         self.pages.push(WrittenPage { offset: position, size: size as u32, first_row: self.rows });
         self.rows += n as u64;
-        self.raw_bytes += (size - stored.len() + raw.len()) as u64;
+        self.raw_bytes += (size - stored.len() + raw_len) as u64;
         self.stored_bytes += size as u64;
-        self.buffer.truncate(HEAD);
+        self.data.clear();
         self.lengths.clear();
         // One very long line must not hold its memory until the end of the block.
-        self.buffer.shrink_to(HEAD + self.page_bytes);
+        self.data.shrink_to(self.page_bytes);
         Ok(&self.page)
     }
 
