@@ -15,6 +15,8 @@ use crate::server::Client;
 
 /// Entries per answer; more than that are asked for in smaller ranges of time. Loki's default limit.
 const LIMIT: usize = 5000;
+/// Entries that a range of time is expected to have when it is first asked for.
+const PIECE: usize = 3000;
 
 /// How often each entry was found, and everything that should not have been.
 pub(crate) struct Found {
@@ -58,16 +60,18 @@ impl Found {
         self.counts.iter().map(BTreeMap::len).sum()
     }
 
-    /// What is wrong: entries of `before` (acknowledged before the question) that are missing, entries that were not
-    /// sent by the time of `after`, and, if `once`, entries that were found more than once.
+    /// What is wrong: entries of `before` (acknowledged before the question) from number `since` on that are missing,
+    /// entries that were not sent by the time of `after`, and, if `once`, entries that were found more than once.
     pub(crate) fn violations(
         mut self,
         before: &[Vec<State>],
         after: &[Vec<State>],
+        since: &[usize],
         once: bool,
     ) -> Vec<String> {
         for (stream, counts) in self.counts.iter().enumerate() {
-            let acknowledged = before[stream].iter().enumerate().filter(|(_, s)| **s == State::Acknowledged);
+            let acknowledged = before[stream].iter().enumerate().skip(since[stream]);
+            let acknowledged = acknowledged.filter(|(_, state)| **state == State::Acknowledged);
             let missing: Vec<usize> = acknowledged
                 .map(|(number, _)| number)
                 .filter(|number| !counts.contains_key(number))
@@ -90,27 +94,42 @@ impl Found {
     }
 }
 
-/// Reads everything back through query_range and returns what is wrong and how many entries there are. Pushes may go
-/// on meanwhile: what was acknowledged before must be there, what is sent meanwhile may be.
-pub(crate) fn all(shared: &Shared, random: &mut Random) -> Result<(Vec<String>, usize)> {
+/// Reads each stream back from entry number `since` on and returns what is wrong and how many entries there are.
+/// Pushes may go on meanwhile: what was acknowledged before must be there, what is sent meanwhile may be.
+pub(crate) fn read_back(
+    shared: &Shared,
+    since: &[usize],
+    random: &mut Random,
+) -> Result<(Vec<String>, usize)> {
+    let workload = &shared.workload;
     let before = shared.ledger.snapshot();
-    let mut found = Found::new(shared.workload);
+    let mut found = Found::new(*workload);
     let direction = if random.percent(50) { "forward" } else { "backward" };
-    for kind in 0..2 {
-        // Streams at midnight and streams of the last hour: two ranges of time that may overlap.
-        let of_kind = |stream: &usize| stream.is_multiple_of(STREAMS_PER_PUSHER) == (kind == 0);
-        let selector =
-            if kind == 0 { midnight(&shared.workload, "=~") } else { midnight(&shared.workload, "!~") };
-        let ranges = (0..shared.workload.streams())
-            .filter(of_kind)
-            .map(|stream| shared.workload.range(stream, before[stream].len() + 100_000));
-        let (low, high) = ranges.fold((i64::MAX, i64::MIN), |all, one| (all.0.min(one.0), all.1.max(one.1)));
-        read_range(&shared.client, &selector, low, high, direction, &mut found)?;
+    for (first_of_pusher, operator) in [(true, "=~"), (false, "!~")] {
+        // Streams at midnight and streams of the last hour: two ranges of time.
+        let streams =
+            (0..workload.streams()).filter(|s| s.is_multiple_of(STREAMS_PER_PUSHER) == first_of_pusher);
+        let (mut low, mut high, mut expected) = (i64::MAX, i64::MIN, 0);
+        for stream in streams {
+            low = low.min(workload.range(stream, since[stream]).0);
+            high = high.max(workload.range(stream, before[stream].len() + 100_000).1);
+            expected += before[stream].len() - since[stream].min(before[stream].len());
+        }
+        // Beyond what was sent before, there is little: one piece.
+        let end = (0..workload.streams()).map(|s| workload.range(s, before[s].len()).1).max().unwrap_or(high);
+        let end = end.clamp(low, high);
+        let pieces = (expected / PIECE) as i64 + 1;
+        let cut = |piece: i64| low + (end - low) / pieces * piece;
+        let selector = midnight(workload, operator);
+        for piece in 0..pieces {
+            read_range(&shared.client, &selector, cut(piece), cut(piece + 1), direction, &mut found)?;
+        }
+        read_range(&shared.client, &selector, cut(pieces), high, direction, &mut found)?;
     }
     let mut violations = needles(shared, &before, random)?;
     let after = shared.ledger.snapshot();
     let count = found.len();
-    violations.extend(found.violations(&before, &after, true));
+    violations.extend(found.violations(&before, &after, since, true));
     Ok((violations, count))
 }
 
@@ -165,7 +184,7 @@ fn needles(shared: &Shared, acknowledged: &[Vec<State>], random: &mut Random) ->
         else {
             continue;
         };
-        let (low, high) = shared.workload.range(stream, states.len());
+        let (low, high) = shared.workload.range(stream, number);
         let query = format!("{{job=\"crash-test\"}} |= \"id={stream}-{number} \"");
         let answer = ask(&shared.client, &query, low, high, "backward")?;
         let count = answer::entries(&answer)?.len();
@@ -192,7 +211,7 @@ mod tests {
             all.add(&json!({"job": "crash-test", "pusher": "0", "stream": "1"}), &entry);
         }
         let states: Vec<Vec<State>> = vec![vec![], sent.to_vec(), vec![], vec![]];
-        all.violations(&states, &states, true)
+        all.violations(&states, &states, &[0; 4], true)
     }
 
     #[test]

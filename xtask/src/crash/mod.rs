@@ -87,6 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         workload: Workload { seed, start: now.as_nanos() as i64, pushers: args.pushers },
         ledger: Ledger::new(args.pushers * workload::STREAMS_PER_PUSHER),
         client: setup.client(),
+        checking: AtomicBool::new(false),
         stop: AtomicBool::new(false),
         pushes: AtomicU64::new(0),
         repeats: AtomicU64::new(0),
@@ -96,6 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         setup: &setup,
         shared: &shared,
         deadline: Instant::now() + Duration::from_secs(args.minutes * 60),
+        start: vec![0; args.pushers * workload::STREAMS_PER_PUSHER],
     };
 
     let outcome = thread::scope(|scope| {
@@ -139,13 +141,19 @@ struct Run<'a> {
     setup: &'a Setup,
     shared: &'a Shared,
     deadline: Instant,
+    /// The first entry of each stream.
+    start: Vec<usize>,
 }
+
+/// How often everything is read back, and not only what is new.
+const ROUNDS_PER_FULL_CHECK: u32 = 5;
 
 impl Run<'_> {
     /// Kills the server `kills` times and returns it running.
     fn rounds(&self, kills: u32) -> Result<Server> {
         let mut random = Random::new(self.shared.workload.seed, 0xdead);
         let mut server = self.setup.start()?;
+        let mut since = vec![0; self.shared.workload.streams()];
         for round in 1..=kills {
             if Instant::now() > self.deadline {
                 bail!("out of time after {round} kills; see --minutes");
@@ -159,9 +167,14 @@ impl Run<'_> {
             self.kill(server, moment, &mut random)?;
             let start = Instant::now();
             server = self.setup.start()?;
-            let ready = start.elapsed();
-            let count = self.check(&mut random)?;
-            println!("{round:4} {moment:?}: ready after {:.2} s, {count} entries", ready.as_secs_f64());
+            let ready = start.elapsed().as_secs_f64();
+            // Mostly only what is new since the round before; everything now and then.
+            let all = round % ROUNDS_PER_FULL_CHECK == 0;
+            let lengths = self.lengths();
+            let count = self.check(if all { &self.start } else { &since }, &mut random)?;
+            let scope = if all { "all" } else { "new" };
+            println!("{round:4} {moment:?}: ready after {ready:.2} s, {count} entries read back ({scope})");
+            since = lengths;
         }
         Ok(server)
     }
@@ -176,7 +189,7 @@ impl Run<'_> {
         match moment {
             Moment::Running => server.kill(),
             Moment::Flushing => {
-                let wait = random.millis(0..250);
+                let wait = random.millis(0..80);
                 thread::scope(|scope| {
                     // The answer is lost with the server.
                     scope.spawn(|| self.shared.client.flush().is_ok());
@@ -187,20 +200,28 @@ impl Run<'_> {
             Moment::Starting => {
                 server.kill()?;
                 let server = self.setup.spawn()?;
-                sleep(random.millis(0..400));
+                sleep(random.millis(0..60));
                 server.kill()
             }
             Moment::Stopping => {
                 server.terminate()?;
-                sleep(random.millis(0..300));
+                sleep(random.millis(0..100));
                 server.kill()
             }
         }
     }
 
-    /// Reads everything back, with pushes going on.
-    fn check(&self, random: &mut Random) -> Result<usize> {
-        let (mut violations, count) = check::all(self.shared, random)?;
+    /// How many entries of each stream were sent.
+    fn lengths(&self) -> Vec<usize> {
+        self.shared.ledger.snapshot().iter().map(Vec::len).collect()
+    }
+
+    /// Reads entries back, with pushes going on.
+    fn check(&self, since: &[usize], random: &mut Random) -> Result<usize> {
+        self.shared.checking.store(true, Ordering::Relaxed);
+        let result = check::read_back(self.shared, since, random);
+        self.shared.checking.store(false, Ordering::Relaxed);
+        let (mut violations, count) = result?;
         violations.append(&mut self.shared.refusals.lock().expect("refusals are never poisoned"));
         fail_on(&violations)?;
         Ok(count)
@@ -209,15 +230,15 @@ impl Run<'_> {
     /// With all pushers ended: reads back from memory, from the table, and by SQL.
     fn finish(&self, server: Server, readers: &[Reader]) -> Result<()> {
         let mut random = Random::new(self.shared.workload.seed, 0xe0d);
-        let count = self.check(&mut random)?;
+        let count = self.check(&self.start, &mut random)?;
         let pushes = self.shared.pushes.load(Ordering::Relaxed);
         let repeats = self.shared.repeats.load(Ordering::Relaxed);
         println!("{count} entries in {pushes} acknowledged pushes, {repeats} pushes repeated");
         self.flush()?;
-        self.check(&mut random).context("after the last flush")?;
+        self.check(&self.start, &mut random).context("after the last flush")?;
         server.stop()?;
         let server = self.setup.start()?;
-        self.check(&mut random).context("after the last restart")?;
+        self.check(&self.start, &mut random).context("after the last restart")?;
         self.check_table(readers)?;
         server.stop()
     }
@@ -246,14 +267,15 @@ impl Run<'_> {
             return Ok(());
         }
         let table = table_test::find_table(&self.setup.data())?;
-        for reader in [Reader::DuckdbFiles, Reader::Deltalake] {
+        for &reader in readers {
             let rows =
                 python::table_rows(reader, &table, "true")?.context("the Python packages went away")?;
             let mut found = Found::new(self.shared.workload);
             rows.iter().for_each(|row| found.add(&row.labels, &row.entry));
             println!("{}: {} rows, {} entries", reader.name(), rows.len(), found.len());
             let states = self.shared.ledger.snapshot();
-            fail_on(&found.violations(&states, &states, false)).with_context(|| reader.name())?;
+            fail_on(&found.violations(&states, &states, &self.start, false))
+                .with_context(|| reader.name())?;
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     /// Where to push.
     pub(crate) client: Client,
+    /// Set while entries are read back.
+    pub(crate) checking: AtomicBool,
     /// Set when pushers shall end.
     pub(crate) stop: AtomicBool,
     /// Pushes that were acknowledged.
@@ -48,6 +50,13 @@ pub(crate) fn run(shared: &Shared, pusher: usize) -> Result<()> {
         let (parts, body) = next_push(shared, pusher, &mut random)?;
         deliver(shared, &parts, &body, &mut random);
         sleep(random.millis(5..60));
+        while shared.checking.load(Ordering::Relaxed)
+            && random.percent(80)
+            && !shared.stop.load(Ordering::Relaxed)
+        {
+            // Some pushes go on while entries are read back, but not so many that reading never ends.
+            sleep(random.millis(5..60));
+        }
     }
     Ok(())
 }

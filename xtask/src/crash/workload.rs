@@ -11,6 +11,8 @@ const WORDS: [&str; 8] = ["order ", "paid\\t", "user-", "failed: ", "€ ", "GET
 const MILLISECOND: i64 = 1_000_000;
 /// Distance of the entries of a stream.
 const STEP: i64 = 20 * MILLISECOND;
+/// How many entries back in time a late one may lie.
+const LATE_ENTRIES_MAX: usize = 30;
 const DAY: i64 = 24 * 3600 * 1000 * MILLISECOND;
 
 /// The entries of a run: a pure function of seed and start.
@@ -62,17 +64,18 @@ impl Workload {
         Entry { timestamp: self.timestamp(stream, number), line, metadata }
     }
 
-    /// The first timestamp that no entry before `number` of any stream reaches, and the first of all.
+    /// A time at or before that of every entry from `number` on, and one after that of every entry up to it.
     pub(crate) fn range(&self, stream: usize, number: usize) -> (i64, i64) {
         let base = self.base(stream);
-        (base - STEP, base + (number as i64 + 1) * STEP)
+        let low = number.saturating_sub(LATE_ENTRIES_MAX + 1) as i64;
+        (base + low * STEP, base + (number as i64 + 1) * STEP)
     }
 
     /// Grows with the number; each fifth entry has the time of the one before, each seventh is late.
     fn timestamp(&self, stream: usize, number: usize) -> i64 {
         let base = self.base(stream);
         let tied = number - usize::from(number % 5 == 4);
-        let late = if number % 7 == 6 { number.min(30) as i64 * STEP } else { 0 };
+        let late = if number % 7 == 6 { LATE_ENTRIES_MAX as i64 * STEP } else { 0 };
         base + tied as i64 * STEP - late.min(tied as i64 * STEP)
     }
 
@@ -113,8 +116,11 @@ mod tests {
     #[test]
     fn timestamps_stay_inside_the_range_and_some_are_equal_and_some_late() {
         let timestamps: Vec<i64> = (0..1000).map(|number| WORKLOAD.entry(1, number).timestamp).collect();
-        let (low, high) = WORKLOAD.range(1, 999);
+        let (low, high) = (WORKLOAD.range(1, 0).0, WORKLOAD.range(1, 999).1);
         assert!(timestamps.iter().all(|timestamp| (low..high).contains(timestamp)));
+        let low = WORKLOAD.range(1, 500).0;
+        assert!(timestamps[500..].iter().all(|timestamp| *timestamp >= low));
+        assert!(timestamps[..=500].iter().all(|timestamp| *timestamp < WORKLOAD.range(1, 500).1));
         assert!(timestamps.windows(2).any(|pair| pair[0] == pair[1]));
         assert!(timestamps.windows(2).any(|pair| pair[0] > pair[1]));
     }
