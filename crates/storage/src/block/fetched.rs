@@ -55,9 +55,12 @@ impl Fetched {
     }
 
     fn find(&self, range: &Range<u64>) -> Option<&[u8]> {
-        let at = self.pieces.partition_point(|(o, _)| *o <= range.start).checked_sub(1)?;
-        let (offset, bytes) = &self.pieces[at];
-        bytes.get((range.start - offset) as usize..(range.end.checked_sub(*offset)?) as usize)
+        let at = self.pieces.partition_point(|(o, _)| *o <= range.start);
+        // Pieces may overlap, so the nearest is not always the one that reaches far enough.
+        self.pieces[..at].iter().rev().find_map(|(offset, bytes)| {
+            let end = range.end.checked_sub(*offset)?;
+            bytes.get((range.start - offset) as usize..end as usize)
+        })
     }
 }
 
@@ -87,6 +90,8 @@ mod tests {
         assert_eq!(f.get(10..13).unwrap(), b"abc");
         assert!(matches!(f.get(12..14), Err(Error::NotFetched { start: 12, end: 14 })));
         assert!(!f.has(&(0..1)) && f.has(&(100..110)));
+        f.insert(103, Bytes::from_static(b"34"));
+        assert_eq!(f.get(104..107).unwrap(), b"456", "the longer of two that overlap");
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub fn scan_pages(
     buffers: &mut ScanBuffers,
     mut visit: impl FnMut(Row<'_>) -> ControlFlow<()>,
 ) -> Result<(ScanStats, ControlFlow<()>)> {
-    let mut scan = PageScan::new(meta, plan, fetched, buffers);
+    let mut scan = PageScan::new(meta, plan, fetched, fetched, buffers);
     for planned in &plan.pages[part.pages.clone()] {
         if scan.page(planned, &mut |_, _| true, &mut visit)?.is_break() {
             return Ok((scan.stats, ControlFlow::Break(())));
@@ -140,7 +140,9 @@ fn clip<'a>(times: &'a [Timestamp], plan: &ScanPlan) -> &'a [Timestamp] {
 pub(crate) struct PageScan<'a> {
     meta: &'a BlockMeta,
     plan: &'a ScanPlan,
-    fetched: &'a Fetched,
+    /// Bytes of timestamps, and of lines and metadata.
+    times: &'a Fetched,
+    lines: &'a Fetched,
     buffers: &'a mut ScanBuffers,
     pub(crate) stats: ScanStats,
 }
@@ -149,11 +151,12 @@ impl<'a> PageScan<'a> {
     pub(crate) fn new(
         meta: &'a BlockMeta,
         plan: &'a ScanPlan,
-        fetched: &'a Fetched,
+        times: &'a Fetched,
+        lines: &'a Fetched,
         buffers: &'a mut ScanBuffers,
     ) -> Self {
         buffers.reset();
-        Self { meta, plan, fetched, buffers, stats: ScanStats::default() }
+        Self { meta, plan, times, lines, buffers, stats: ScanStats::default() }
     }
 
     /// Visits the rows of `planned` that match and that `wanted` wants (by row and time).
@@ -164,13 +167,13 @@ impl<'a> PageScan<'a> {
         visit: &mut impl FnMut(Row<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let ScanBuffers { decompressor, lines, times, metadata } = &mut *self.buffers;
-        lines.load(self.meta, self.fetched, planned.page, decompressor)?;
+        lines.load(self.meta, self.lines, planned.page, decompressor)?;
         let bytes = self.meta.pages.line.bytes(planned.page);
         self.stats.pages += 1;
         self.stats.compressed_bytes += bytes.end - bytes.start;
         for segment in &self.plan.segments[planned.segments.clone()] {
             let rows = match segment.timed {
-                true => timely(segment, self.plan, |row| times.get(self.meta, self.fetched, row))?,
+                true => timely(segment, self.plan, |row| times.get(self.meta, self.times, row))?,
                 false => segment.rows.clone(),
             };
             if rows.is_empty() {
@@ -180,7 +183,7 @@ impl<'a> PageScan<'a> {
             self.stats.bytes += lines.span(&rows).len() as u64;
             let mut candidates = Candidates::new(lines, &self.plan.predicate, rows);
             while let Some(row) = candidates.next() {
-                let timestamp = times.get(self.meta, self.fetched, row)?;
+                let timestamp = times.get(self.meta, self.times, row)?;
                 if !wanted(row, timestamp) {
                     continue;
                 }
@@ -190,7 +193,7 @@ impl<'a> PageScan<'a> {
                 }
                 self.stats.matched += 1;
                 let metadata = match self.plan.metadata {
-                    true => metadata.get(self.meta, self.fetched, row, decompressor)?,
+                    true => metadata.get(self.meta, self.lines, row, decompressor)?,
                     false => LabelsRef::EMPTY,
                 };
                 if visit(Row { stream: segment.stream, row, timestamp, line, metadata }).is_break() {

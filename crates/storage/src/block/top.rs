@@ -39,7 +39,7 @@ pub struct TopRow {
 /// What the search needs next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopStep {
-    /// These bytes, then another step. Bytes of steps before are not needed any more.
+    /// These bytes, then another step. What was fetched for steps before may be dropped.
     Fetch(Vec<Range<u64>>),
     /// Nothing: the answer is complete.
     Done,
@@ -88,6 +88,8 @@ pub struct TopRows {
     accepts_all: bool,
     /// Planned pages with the rank of their best candidate, the best page last; none before times were read.
     queue: Option<Vec<(Rank, usize)>>,
+    /// The bytes that times were read from.
+    times: Fetched,
     /// Rows of lower rank can't be in the answer.
     floor: Rank,
     kept: BinaryHeap<Reverse<Kept>>,
@@ -106,6 +108,7 @@ impl TopRows {
             limit,
             accepts_all,
             queue: None,
+            times: Fetched::new(),
             floor: Rank::WORST,
             kept: BinaryHeap::new(),
             fetch_pages: FETCH_PAGES.start,
@@ -130,6 +133,7 @@ impl TopRows {
             if !ranges.iter().all(|r| fetched.has(r)) {
                 return Ok(TopStep::Fetch(ranges));
             }
+            self.times = fetched.clone();
             self.read_times(meta, fetched, buffers)?;
         }
         loop {
@@ -203,7 +207,6 @@ impl TopRows {
         let mut ranges = vec![];
         let planned = &self.plan.pages[page];
         self.plan.push_lines(meta, planned, &mut ranges);
-        self.plan.push_times(meta, planned.segments.clone(), &mut ranges);
         ranges.iter().all(|r| fetched.has(r))
     }
 
@@ -214,7 +217,6 @@ impl TopRows {
         for (_, page) in queue.take(self.fetch_pages).take_while(|(rank, _)| *rank >= self.floor) {
             let planned = &self.plan.pages[*page];
             self.plan.push_lines(meta, planned, &mut ranges);
-            self.plan.push_times(meta, planned.segments.clone(), &mut ranges);
         }
         self.fetch_pages = (self.fetch_pages * 2).min(FETCH_PAGES.end);
         joined(ranges)
@@ -228,9 +230,9 @@ impl TopRows {
         page: usize,
         accept: &mut impl FnMut(&Row<'_>) -> bool,
     ) -> Result<()> {
-        let Self { plan, direction, limit, floor, kept, stats, .. } = self;
+        let Self { plan, direction, limit, times, floor, kept, stats, .. } = self;
         let floor = std::cell::Cell::from_mut(floor);
-        let mut scan = PageScan::new(meta, plan, fetched, buffers);
+        let mut scan = PageScan::new(meta, plan, times, fetched, buffers);
         let mut wanted = |row: u32, timestamp| Rank::of(*direction, timestamp, row) >= floor.get();
         let mut keep = |row: Row<'_>| {
             if accept(&row) {
