@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::validate::Reason;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use skald_model::label_text::{LabelTextError, parse_label_set};
 use skald_model::{Error, Labels, LabelsBuilder, Limits, PushLabels, Result, StreamId, TenantId};
 
 /// A stream as the distributor knows it.
@@ -97,8 +98,10 @@ fn parse(tenant: &TenantId, labels: &PushLabels, limits: &Limits) -> Result<Stre
         // JSON labels go through their text, as in Loki: the same names are refused with the same words.
         PushLabels::Set(l) => l.to_string(),
     };
-    let parsed = skald_model::label_text::parse_label_set(&text)
-        .map_err(|e| Error::invalid(format!("couldn't parse labels: {e}")))?;
+    let parsed = parse_label_set(&text).map_err(|e| match e {
+        LabelTextError::Syntax(_) => Error::invalid(format!("couldn't parse labels: {e}")),
+        LabelTextError::Duplicate { .. } => Error::invalid(e.to_string()),
+    })?;
     let (labels, added) = with_service_name(parsed, limits);
     let refused = check(&labels, added, limits).err().map(Arc::new);
     Ok(Stream { id: StreamId::of(tenant, labels.as_ref()), labels, refused })

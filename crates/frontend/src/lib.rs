@@ -125,7 +125,7 @@ impl skald_rpc::QueryFrontend for Frontend {
                 self.timed(&limits, metric_query::range(self, &query, metric, &limits)).await
             }
         };
-        self.finish(answer, started, &query.tenant, &query.query, "range")
+        self.finish(answer, started, &query.query, "range")
     }
 
     async fn query(&self, query: InstantQuery) -> Result<QueryResponse> {
@@ -138,7 +138,7 @@ impl skald_rpc::QueryFrontend for Frontend {
             ));
         };
         let answer = self.timed(&limits, metric_query::instant(self, &query, &metric, &limits)).await;
-        self.finish(answer, started, &query.tenant, &query.query, "instant")
+        self.finish(answer, started, &query.query, "instant")
     }
 
     async fn label_names(&self, request: MetadataRequest) -> Result<Vec<String>> {
@@ -160,7 +160,6 @@ impl Frontend {
         &self,
         answer: Result<QueryResponse>,
         started: std::time::Instant,
-        tenant: &TenantId,
         query: &str,
         range_type: &'static str,
     ) -> Result<QueryResponse> {
@@ -174,11 +173,11 @@ impl Frontend {
         };
         self.metrics.query_seconds.with_label_values(&[kind, range_type, status]).observe(seconds);
         let mut answer = answer.inspect_err(|e| {
-            tracing::info!(%tenant, query, status, latency_seconds = seconds, error = %e, "query failed");
+            tracing::info!(query, status, latency_seconds = seconds, error = %e, "query failed");
         })?;
         answer.stats.exec_seconds = seconds;
+        // The span around the request has the tenant.
         tracing::info!(
-            %tenant,
             query,
             status,
             query_type = kind,

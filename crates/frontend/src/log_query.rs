@@ -102,7 +102,7 @@ fn range_of(
 ) -> Result<Option<TimeRange>> {
     let mut range = TimeRange::new(query.start, query.end);
     if let Some(trailing) = expr.range {
-        range.start = query.end.saturating_sub(trailing);
+        range.start = range.start.max(query.end.saturating_sub(trailing));
     }
     // A range of one point asks for that point.
     if range.start == range.end {

@@ -369,7 +369,10 @@ mod tests {
     use crate::TenantId;
     use proptest::prelude::*;
 
-    fn batch(streams: Vec<(String, Vec<(i64, String, Option<String>)>)>) -> Batch {
+    /// Time, line, metadata.
+    type Item = (i64, String, Option<String>);
+
+    fn batch(streams: Vec<(String, Vec<Item>)>) -> Batch {
         let tenant = TenantId::new("t").unwrap();
         let (mut body, mut metadata) = (Vec::new(), Vec::new());
         let mut out = Batch::default();

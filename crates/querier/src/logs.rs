@@ -1,6 +1,7 @@
 //! Log tasks: the first entries of some blocks in order of time.
 
 use std::collections::hash_map::Entry;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use skald_storage::block::{
 
 use crate::Querier;
 use crate::blocks::{Block, Pages};
+use crate::pool::Cancelled;
 
 /// A query as the blocks of a task share it.
 struct Compiled {
@@ -23,7 +25,7 @@ struct Compiled {
 
 /// The stages of a query at work on entries that have passed its predicate.
 enum Stages {
-    Plain(PlainLabels),
+    Plain(Box<PlainLabels>),
     Pipeline(Box<PipelineTask>),
 }
 
@@ -56,38 +58,34 @@ async fn run_block(
     let block = querier.blocks.open(&task.tenant, block).await?;
     let budget = task.max_bytes.saturating_sub(spent);
     let mut stats = QueryStats::default();
-    let compiled = compiled.clone();
-    let (mut search, waited) = {
-        let block = block.clone();
-        querier.pool.run(move |_| Search::new(compiled, block, &task)).await?
-    };
-    stats.queue_seconds += waited;
-    let mut pages: Option<Pages> = None;
+    let (compiled, opened) = (compiled.clone(), block.clone());
+    // The first step begins where the search is made: most blocks of a rare needle end there.
+    let begin = move |_: &Cancelled| Search::new(&compiled, opened, &task)?.step(None);
+    let (mut progress, mut waited) = querier.pool.run(begin).await?;
     loop {
-        let ((step, returned), waited) = querier
-            .pool
-            .run(move |_| {
-                let step = search.step(pages)?;
-                Ok((step, search))
-            })
-            .await?;
-        search = returned;
         stats.queue_seconds += waited;
+        let (search, ranges) = match progress {
+            Progress::Done(entries, found) => {
+                stats.merge(&found);
+                return Ok((entries, stats));
+            }
+            Progress::Fetch(search, ranges) => (search, ranges),
+        };
         if search.bytes() > budget {
             return Err(crate::over_budget(search.bytes() + spent));
         }
-        let ranges = match step {
-            TopStep::Fetch(ranges) => ranges,
-            TopStep::Done => break,
-        };
-        let fetched = querier.blocks.fetch(&block, &ranges).await?;
-        stats.compressed_bytes += fetched.read;
-        pages = Some(fetched);
+        let pages = querier.blocks.fetch(&block, &ranges).await?;
+        stats.compressed_bytes += pages.read;
+        (progress, waited) = querier.pool.run(move |_| search.step(Some(&pages))).await?;
     }
-    let ((entries, found), waited) = querier.pool.run(move |_| search.finish()).await?;
-    stats.queue_seconds += waited;
-    stats.merge(&found);
-    Ok((entries, stats))
+}
+
+/// How far a search has come.
+enum Progress {
+    /// It needs these bytes.
+    Fetch(Box<Search>, Vec<Range<u64>>),
+    /// The entries, after the query's stages, and what the block cost.
+    Done(Vec<LogEntry>, QueryStats),
 }
 
 /// The search of one block, between its steps.
@@ -102,7 +100,7 @@ struct Search {
 }
 
 impl Search {
-    fn new(compiled: Arc<Compiled>, block: Arc<Block>, task: &LogTask) -> Result<Self> {
+    fn new(compiled: &Compiled, block: Arc<Block>, task: &LogTask) -> Result<Box<Self>> {
         let damaged = |e| block.damaged(&e);
         let streams = block.meta.streams().select(&compiled.query.selector, task.range).map_err(damaged)?;
         let request = ScanRequest {
@@ -119,23 +117,23 @@ impl Search {
         let top = TopRows::new(scan, task.direction, task.limit, compiled.query.pipeline.is_none());
         let stages = match &compiled.query.pipeline {
             Some(pipeline) => Stages::Pipeline(Box::new(pipeline.task())),
-            None => Stages::Plain(PlainLabels::default()),
+            None => Stages::Plain(Box::default()),
         };
-        Ok(Self {
+        Ok(Box::new(Self {
             top,
             stages,
             buffers: ScanBuffers::new(),
             labels: FxHashMap::default(),
             matched: streams.len() as u64,
             block,
-        })
+        }))
     }
 
     /// Goes on with the pages at hand.
-    fn step(&mut self, pages: Option<Pages>) -> Result<TopStep> {
-        let Self { block, top, buffers, stages, labels, .. } = self;
+    fn step(mut self: Box<Self>, pages: Option<&Pages>) -> Result<Progress> {
+        let Self { block, top, buffers, stages, labels, .. } = &mut *self;
         let nothing = Fetched::new();
-        let fetched = pages.as_ref().map_or(&nothing, |p| &p.fetched);
+        let fetched = pages.map_or(&nothing, |p| &p.fetched);
         let mut failed = None;
         let accept = |row: &Row<'_>| {
             let Stages::Pipeline(pipeline) = &mut *stages else { return true };
@@ -151,9 +149,12 @@ impl Search {
             }
         };
         let step = top.step(&block.meta, fetched, buffers, accept).map_err(|e| block.damaged(&e))?;
-        match failed {
-            Some(e) => Err(e),
-            None => Ok(step),
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        match step {
+            TopStep::Fetch(ranges) => Ok(Progress::Fetch(self, ranges)),
+            TopStep::Done => self.finish(),
         }
     }
 
@@ -163,8 +164,8 @@ impl Search {
     }
 
     /// The entries, after the query's stages, and what the block cost.
-    fn finish(self) -> Result<(Vec<LogEntry>, QueryStats)> {
-        let Self { block, top, mut stages, mut labels, matched, .. } = self;
+    fn finish(self: Box<Self>) -> Result<Progress> {
+        let Self { block, top, mut stages, mut labels, matched, .. } = *self;
         let scanned = *top.stats();
         let stats = QueryStats {
             blocks: u64::from(scanned.pages > 0),
@@ -192,7 +193,7 @@ impl Search {
                 entries.push(LogEntry { timestamp, line, labels, stream: *id, identity });
             }
         }
-        Ok((entries, stats))
+        Ok(Progress::Done(entries, stats))
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) async fn run(querier: &Querier, task: MetricTask) -> Result<MetricRes
     for leaf in query.leaves() {
         let job =
             Job { leaf: leaf.clone(), steps, predicate: Arc::new(PreparedPredicate::new(&leaf.predicate)) };
-        let partial = job.run(querier, &blocks, &task, &mut stats).await?;
+        let partial = Box::pin(job.run(querier, &blocks, &task, &mut stats)).await?;
         states.push(partial.map_or_else(Vec::new, |p| p.encode()));
     }
     Ok(MetricResult { partials: MetricResult::pack(&states), stats })
@@ -102,7 +102,7 @@ impl Job {
             merge(partial);
         }
         if !shared.is_empty() {
-            let (partial, found) = self.join(querier, shared, task.max_bytes).await?;
+            let (partial, found) = Box::pin(self.join(querier, shared, task.max_bytes)).await?;
             stats.merge(&found);
             merge(partial);
         }
@@ -164,9 +164,8 @@ impl Job {
     ) -> Result<(Partial, QueryStats)> {
         // Where only the number of entries counts, lines are not read.
         let times_only = self.predicate.is_trivial()
-            && !self.leaf.needs_line()
-            && !self.leaf.needs_line_length()
-            && !(self.leaf.needs_metadata() && block.meta.has_metadata());
+            && self.leaf.counts_only()
+            && (!self.leaf.needs_metadata() || !block.meta.has_metadata());
         let metadata = self.leaf.needs_metadata();
         let (plan, observer, mut stats) = self.begin(querier, &block, streams, metadata).await?;
         let mut work = Work::new(block.clone(), plan, observer);
@@ -264,6 +263,9 @@ impl Job {
     }
 }
 
+/// Decides by stream, time, line and metadata whether an entry counts.
+type Counts<'a> = dyn FnMut(&Labels, Timestamp, &[u8], LabelsRef<'_>) -> bool + 'a;
+
 /// The scan of one block, between its steps.
 struct Work {
     block: Arc<Block>,
@@ -275,9 +277,10 @@ struct Work {
 }
 
 impl Work {
-    fn new(block: Arc<Block>, plan: ScanPlan, observer: RangeObserver) -> Self {
+    /// Boxed, because it moves from thread to thread with its buffers.
+    fn new(block: Arc<Block>, plan: ScanPlan, observer: RangeObserver) -> Box<Self> {
         let (buffers, labels) = (ScanBuffers::new(), BTreeMap::new());
-        Self { block, plan, observer, buffers, labels, stats: QueryStats::default() }
+        Box::new(Self { block, plan, observer, buffers, labels, stats: QueryStats::default() })
     }
 
     /// Observes every time of the plan.
@@ -292,7 +295,7 @@ impl Work {
                 cancelled.check()?;
                 stats.block_lines += times.len() as u64;
                 stats.post_filter_lines += times.len() as u64;
-                times.iter().try_for_each(|t| observer.observe(*t, b"", labels, LabelsRef::EMPTY))
+                observer.observe_times(times, labels)
             });
         });
         scanned.map_err(|e| block.damaged(&e))?;
@@ -304,7 +307,7 @@ impl Work {
         &mut self,
         part: &skald_storage::block::ScanPart,
         pages: &Pages,
-        counts: &mut dyn FnMut(&Labels, Timestamp, &[u8], LabelsRef<'_>) -> bool,
+        counts: &mut Counts<'_>,
     ) -> Result<()> {
         let Self { block, plan, observer, buffers, labels, stats } = self;
         let mut outcome = Ok(());

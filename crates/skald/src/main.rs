@@ -20,7 +20,24 @@ use config::{Config, Loaded, Sources};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Number of mimalloc's option for the delay in milliseconds after which freed memory goes back to the system.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
+/// How long freed memory is kept. Segments of tens of megabytes come and go all the time: at mimalloc's 10 ms they cost a
+/// quarter more resident memory at full ingest, at 0 a query pays for its buffers anew each time.
+const PURGE_DELAY_MS: std::ffi::c_long = 3;
+
+/// Makes the allocator give freed memory back soon.
+fn give_memory_back_soon() {
+    #[expect(unsafe_code, reason = "mimalloc has no safe way to set an option")]
+    // SAFETY: setting an option is not thread safe, and this runs before any other thread does.
+    unsafe {
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_DELAY_MS);
+    }
+}
+
 fn main() -> ExitCode {
+    give_memory_back_soon();
     let cli = Cli::parse_from(cli::normalise(std::env::args()));
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -37,7 +37,7 @@ impl Default for BlockOptions {
     fn default() -> Self {
         Self {
             zstd_level: 1,
-            line_page_bytes: 64 << 10,
+            line_page_bytes: 256 << 10,
             filter_bits_per_key: 6.0,
             row_group_rows: 262_144,
             page_rows: 4096,
