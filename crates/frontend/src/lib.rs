@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use prometheus::Registry;
 use skald_cluster::{Topology, View};
 use skald_logql::ast::Expr;
-use skald_logql::syntax::{ParseOptions, parse_with};
+use skald_logql::syntax::{ParseOptions, canonical, parse_with};
 use skald_model::{Error, Kind, Limits, Result, TenantId, TenantLimits};
 use skald_rpc::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery};
 use skald_rpc::ingester::StreamInfo;
@@ -119,10 +119,11 @@ impl skald_rpc::QueryFrontend for Frontend {
         let started = std::time::Instant::now();
         let limits = self.limits.of(&query.tenant);
         let expr = Self::parse(&query.query, &limits)?;
+        let text = canonical(&expr);
         let answer = match &expr {
-            Expr::Log(log) => self.timed(&limits, log_query::run(self, &query, log, &limits)).await,
+            Expr::Log(log) => self.timed(&limits, log_query::run(self, &query, log, &text, &limits)).await,
             Expr::Metric(metric) => {
-                self.timed(&limits, metric_query::range(self, &query, metric, &limits)).await
+                self.timed(&limits, metric_query::range(self, &query, metric, &text, &limits)).await
             }
         };
         self.finish(answer, started, &query.query, "range")
@@ -132,12 +133,13 @@ impl skald_rpc::QueryFrontend for Frontend {
         let started = std::time::Instant::now();
         let limits = self.limits.of(&query.tenant);
         let expr = Self::parse(&query.query, &limits)?;
+        let text = canonical(&expr);
         let Expr::Metric(metric) = expr else {
             return Err(Error::invalid(
                 "log queries are not supported as an instant query type, please change your query to a range query type",
             ));
         };
-        let answer = self.timed(&limits, metric_query::instant(self, &query, &metric, &limits)).await;
+        let answer = self.timed(&limits, metric_query::instant(self, &query, &metric, &text, &limits)).await;
         self.finish(answer, started, &query.query, "instant")
     }
 

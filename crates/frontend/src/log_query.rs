@@ -12,11 +12,12 @@ use skald_storage::table::{BlockEntry, NO_VERSION, Snapshot};
 
 use crate::Frontend;
 
-/// Runs a log query.
+/// Runs a log query. `text` is the query in the form for tasks, which is read alike whatever the tenant's limits are.
 pub(crate) async fn run(
     frontend: &Frontend,
     query: &RangeQuery,
     expr: &LogExpr,
+    text: &str,
     limits: &Limits,
 ) -> Result<QueryResponse> {
     if query.limit > limits.max_entries_limit_per_query && limits.max_entries_limit_per_query > 0 {
@@ -30,7 +31,7 @@ pub(crate) async fn run(
     };
     let task = LogTask {
         tenant: query.tenant.clone(),
-        query: query.query.as_str().into(),
+        query: text.into(),
         range,
         direction: query.direction,
         limit: query.limit,

@@ -21,11 +21,13 @@ const COMPARED_PAGE: usize = 10_000;
 /// Entries that are compared in one query at most.
 const COMPARED_MAX: usize = 1_000_000;
 
-/// Runs a metric query over a range.
+/// Runs a metric query over a range. `text` is the query in the form for tasks, which is read alike whatever the tenant's
+/// limits are.
 pub(crate) async fn range(
     frontend: &Frontend,
     query: &RangeQuery,
     expr: &MetricExpr,
+    text: &str,
     limits: &Limits,
 ) -> Result<QueryResponse> {
     if limit_range(TimeRange::new(query.start, query.end), limits, frontend.clock.now())?.is_none() {
@@ -37,7 +39,7 @@ pub(crate) async fn range(
     } else {
         Steps::range(query.start, query.end, query.step)
     };
-    run(frontend, &query.tenant, &query.query, expr, steps, limits).await
+    run(frontend, &query.tenant, text, expr, steps, limits).await
 }
 
 /// Runs a metric query at one point in time.
@@ -45,9 +47,10 @@ pub(crate) async fn instant(
     frontend: &Frontend,
     query: &InstantQuery,
     expr: &MetricExpr,
+    text: &str,
     limits: &Limits,
 ) -> Result<QueryResponse> {
-    run(frontend, &query.tenant, &query.query, expr, Steps::instant(query.time), limits).await
+    run(frontend, &query.tenant, text, expr, Steps::instant(query.time), limits).await
 }
 
 async fn run(
