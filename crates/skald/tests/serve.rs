@@ -42,6 +42,34 @@ fn what_was_pushed_is_found_over_restarts() {
     assert!(files(&data.join("tables")).iter().any(|(name, _)| name.ends_with(".parquet")));
 }
 
+/// A push that a client repeats, because it never heard of the first one's success, is one entry wherever its copies lie.
+#[test]
+fn a_repeated_push_counts_once_in_lines_and_in_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let start = now();
+    let count = || {
+        let query = "/loki/api/v1/query?query=sum(count_over_time(%7Bapp%3D%22test%22%7D%5B1h%5D))";
+        let (status, body) = server.get(query);
+        assert_eq!(status, 200, "{body}");
+        let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+        answer["data"]["result"][0]["value"][1].as_str().map(str::to_owned)
+    };
+    // In memory; then in memory and in a block; then in two blocks.
+    for flush in [false, true, true] {
+        if flush {
+            assert_eq!(server.post("/flush", "text/plain", "").0, 204);
+        }
+        server.push(&[(start, "one"), (start + 1, "two")]);
+        assert_eq!(server.lines(), ["one", "two"]);
+        assert_eq!(count().as_deref(), Some("2"));
+    }
+    assert_eq!(server.post("/flush", "text/plain", "").0, 204);
+    server.push(&[(start + 2, "three")]);
+    assert_eq!(server.lines(), ["one", "two", "three"]);
+    assert_eq!(count().as_deref(), Some("3"));
+}
+
 #[test]
 fn a_block_can_be_inspected() {
     let dir = tempfile::tempdir().unwrap();
