@@ -66,6 +66,9 @@ async fn run_block(
         stats.queue_seconds += waited;
         let (search, ranges) = match progress {
             Progress::Done(entries, found) => {
+                if found.block_bytes > budget {
+                    return Err(crate::over_budget(found.block_bytes + spent));
+                }
                 stats.merge(&found);
                 return Ok((entries, stats));
             }
