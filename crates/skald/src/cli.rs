@@ -32,6 +32,8 @@ pub(crate) enum Command {
     },
     /// Print the version.
     Version,
+    #[command(flatten)]
+    Client(Box<skald_client::Command>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -201,6 +203,11 @@ pub(crate) fn normalise(arguments: impl IntoIterator<Item = String>) -> Vec<Stri
     let mut arguments = arguments.into_iter().peekable();
     let mut out: Vec<String> = arguments.next().into_iter().collect();
     let first = arguments.peek().cloned().unwrap_or_default();
+    if skald_client::Command::has_subcommand(&first) {
+        // Loki's server has no such commands, and a query may well begin with a dash.
+        out.extend(arguments);
+        return out;
+    }
     match first.trim_start_matches('-') {
         "version" if first.starts_with('-') => return with_command(out, "version"),
         "health" if first.starts_with('-') => {
@@ -286,6 +293,8 @@ mod tests {
         check("-health -health.url=http://x/ready", "health --health.url=http://x/ready");
         check("config check f.yaml", "config check f.yaml");
         check("serve --set server.log_level=warn", "serve --set=server.log_level=warn");
+        check("query -n 5 --since 1h -- -1", "query -n 5 --since 1h -- -1");
+        check("push -l app=x -", "push -l app=x -");
     }
 
     #[test]

@@ -39,6 +39,9 @@ fn give_memory_back_soon() {
 fn main() -> ExitCode {
     give_memory_back_soon();
     let cli = Cli::parse_from(cli::normalise(std::env::args()));
+    if let Command::Client(command) = &cli.command {
+        return skald_client::run(command);
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -73,6 +76,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", build_info::line());
             Ok(())
         }
+        // Has exit codes of its own; see above.
+        Command::Client(_) => Ok(()),
     }
 }
 

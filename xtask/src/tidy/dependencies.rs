@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("compactor", &["model", "logql", "rpc", "storage", "cluster", "runtime"]),
     ("ruler", &["model", "logql", "rpc", "cluster", "runtime"]),
     ("collector", &["model", "rpc", "runtime"]),
+    ("client", &["model", "logql", "runtime"]),
 ];
 
 /// Packages that may use every crate, and that no crate may use.

@@ -1,5 +1,6 @@
 //! A real server process for tests: started on a free port, awaited, and killed when the test ends.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(dead_code, reason = "each file of tests uses a part of this")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
