@@ -60,6 +60,24 @@ pub struct LineRegex {
     /// Clauses that every matching line satisfies: of each inner list at least one literal occurs in the line,
     /// byte for byte. Empty when nothing is known.
     pub required: Vec<Vec<Needle>>,
+    /// The same where the expression ignores letter case: literals in small letters, of which one occurs in the line
+    /// once its ASCII letters are made small.
+    pub folded: Vec<Vec<Box<[u8]>>>,
+}
+
+/// A text that occurs in a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clue<'a> {
+    /// The text; in small letters if it is folded.
+    pub text: &'a [u8],
+    /// Whether it occurs only once the line's ASCII letters are made small.
+    pub folded: bool,
+}
+
+impl<'a> Clue<'a> {
+    fn exact(needle: &'a Needle) -> Self {
+        Self { text: needle.bytes(), folded: false }
+    }
 }
 
 impl LineFilter {
@@ -72,6 +90,30 @@ impl LineFilter {
             LineFilter::NotMatches(r) => !r.regex.is_match(line),
             LineFilter::Any(any) => any.iter().any(|f| f.matches(line)),
             LineFilter::Custom(c) => c.matches(line),
+        }
+    }
+
+    /// The clauses of texts that every passing line satisfies, for those who look for texts without regard to case.
+    fn clues(&self) -> Vec<Vec<Clue<'_>>> {
+        match self {
+            LineFilter::Matches(r) => {
+                let exact = r.required.iter().map(|c| c.iter().map(Clue::exact).collect());
+                let small =
+                    r.folded.iter().map(|c| c.iter().map(|t| Clue { text: t, folded: true }).collect());
+                exact.chain(small).collect()
+            }
+            LineFilter::Any(any) => {
+                let mut union = Vec::new();
+                for f in any {
+                    let strength = |c: &Vec<Clue<'_>>| c.iter().map(|clue| clue.text.len()).min();
+                    match f.clues().into_iter().max_by_key(strength) {
+                        Some(clause) => union.extend(clause),
+                        None => return vec![],
+                    }
+                }
+                vec![union]
+            }
+            _ => self.required().iter().map(|c| c.iter().copied().map(Clue::exact).collect()).collect(),
         }
     }
 
@@ -112,6 +154,12 @@ impl LinePredicate {
     /// Whether every line passes.
     pub fn is_trivial(&self) -> bool {
         self.all.iter().all(|f| matches!(f, LineFilter::Contains(n) if n.bytes().is_empty()))
+    }
+
+    /// The clauses of texts that every passing line satisfies: of each clause at least one occurs. More than
+    /// [`LinePredicate::required`] gives, which is for searching.
+    pub fn clues(&self) -> Vec<Vec<Clue<'_>>> {
+        self.all.iter().flat_map(LineFilter::clues).collect()
     }
 
     /// The clauses of literals that every passing line satisfies: of each clause at least one literal occurs.

@@ -13,8 +13,9 @@ use skald_model::{
     Digest, Direction, EntryHash, Labels, LabelsRef, LinePredicate, Selector, StreamId, TenantId, TimeRange,
 };
 use skald_storage::block::{
-    BlockMeta, BlockOptions, BlockWriter, Fetched, IdFilter, IdFilterBuilder, PreparedPredicate, ScanBuffers,
-    ScanPlan, ScanRequest, TopRows, plan_scan, scan_pages, scan_times,
+    BlockMeta, BlockOptions, BlockWriter, Fetched, FilterKeys, IdFilter, IdFilterBuilder, Masks, PageProbe,
+    PreparedPredicate, ScanBuffers, ScanPlan, ScanRequest, TopRows, WordIndex, WordIndexBuilder, plan_scan,
+    scan_pages, scan_times,
 };
 use zstd_safe::{CCtx, CParameter, DCtx};
 
@@ -225,16 +226,34 @@ fn build(c: &mut Criterion, corpus: &Corpus) {
     g.throughput(Throughput::Bytes(corpus.raw)).sample_size(10);
     let options = BlockOptions::default();
     g.bench_function("block", |b| b.iter(|| corpus.block(&options)));
-    let bare = BlockOptions { filter_bits_per_key: 0.0, ..options };
-    g.bench_function("block without filter", |b| b.iter(|| corpus.block(&bare)));
+    let bare = BlockOptions { filter_bits_per_key: 0.0, word_index: false, ..options };
+    g.bench_function("block without filter and words", |b| b.iter(|| corpus.block(&bare)));
     let pages = corpus.pages();
-    g.bench_function("line filter", |b| b.iter(|| filter(&pages)));
+    let mut masks = Masks::default();
+    g.bench_function("masks", |b| {
+        b.iter(|| pages.iter().for_each(|(data, lengths)| masks.fill(data, lengths)));
+    });
+    g.bench_function("masks and id filter", |b| b.iter(|| filter(&pages)));
+    g.bench_function("masks and word index", |b| b.iter(|| words(&pages)));
     g.finish();
 }
 
 fn filter(pages: &[(Vec<u8>, Vec<u32>)]) -> Vec<u8> {
-    let mut builder = IdFilterBuilder::new(BlockOptions::default().filter_bits_per_key);
-    pages.iter().for_each(|(data, lengths)| builder.add_page(data, lengths));
+    let (mut builder, mut masks) =
+        (IdFilterBuilder::new(BlockOptions::default().filter_bits_per_key), Masks::default());
+    for (data, lengths) in pages {
+        masks.fill(data, lengths);
+        builder.add_page(data, &masks);
+    }
+    builder.finish()
+}
+
+fn words(pages: &[(Vec<u8>, Vec<u32>)]) -> Vec<u8> {
+    let (mut builder, mut masks) = (WordIndexBuilder::default(), Masks::default());
+    for (data, lengths) in pages {
+        masks.fill(data, lengths);
+        builder.add_page(data, &masks);
+    }
     builder.finish()
 }
 
@@ -309,10 +328,14 @@ fn read(c: &mut Criterion, corpus: &Corpus) {
     });
     let filter = IdFilter::open(filter(&corpus.pages()).into()).expect("a sound filter");
     let absent = contains("aaaaaaaabbbbbbbbcccccccc12345678");
-    g.throughput(Throughput::Elements(filter.pages() as u64));
-    g.bench_function("probe a page of the filter", |b| {
-        b.iter(|| (0..filter.pages()).filter(|p| filter.probe(absent.keys(), *p)).count());
-    });
+    let words = WordIndex::open(words(&corpus.pages()).into()).expect("a sound index");
+    let count = |keys: &FilterKeys| {
+        let probe = PageProbe::new(Some(&filter), Some(&words), keys);
+        (0..filter.pages()).filter(|p| probe.may_hold(*p)).count()
+    };
+    g.bench_function("probe a block for an id", |b| b.iter(|| count(absent.keys())));
+    let word = contains("Connection refused");
+    g.bench_function("probe a block for words", |b| b.iter(|| count(word.keys())));
     g.finish();
 }
 

@@ -98,12 +98,16 @@ fn regex(text: &str, negative: bool) -> Result<Vec<LineFilter>, String> {
             _ => vec![LineFilter::Any(std::mem::take(&mut needles))],
         });
     }
-    let mut required: Vec<Vec<Vec<u8>>> = vec![];
+    let (mut required, mut small): (Clauses, Clauses) = (vec![], vec![]);
     if let Some(hir) = &hir {
         clauses(hir, &mut required);
+        if folds_case(hir) {
+            folded_clauses(hir, &mut small);
+        }
     }
     let required = required.iter().map(|c| c.iter().map(|l| Needle::new(l)).collect()).collect();
-    let regex = LineRegex { regex, required };
+    let folded = small.into_iter().map(|c| c.into_iter().map(Vec::into_boxed_slice).collect()).collect();
+    let regex = LineRegex { regex, required, folded };
     Ok(vec![if negative { LineFilter::NotMatches(regex) } else { LineFilter::Matches(regex) }])
 }
 
@@ -174,9 +178,12 @@ fn small_class(hir: &Hir) -> Option<Vec<Vec<u8>>> {
     Some(out)
 }
 
+/// Of each of these one literal occurs in every match.
+type Clauses = Vec<Vec<Vec<u8>>>;
+
 /// Adds clauses of literals: of each clause one occurs in every match. Literals are case-sensitive bytes; letters that
 /// the expression folds are classes and end a literal.
-fn clauses(hir: &Hir, out: &mut Vec<Vec<Vec<u8>>>) {
+fn clauses(hir: &Hir, out: &mut Clauses) {
     match hir.kind() {
         HirKind::Literal(l) => add(vec![l.0.to_vec()], out),
         HirKind::Capture(c) => clauses(&c.sub, out),
@@ -218,9 +225,86 @@ fn clauses(hir: &Hir, out: &mut Vec<Vec<Vec<u8>>>) {
     }
 }
 
-fn add(clause: Vec<Vec<u8>>, out: &mut Vec<Vec<Vec<u8>>>) {
+fn add(clause: Vec<Vec<u8>>, out: &mut Clauses) {
     if clause.len() <= 2 * MAX_LITERALS && clause.iter().all(|l| l.len() >= MIN_REQUIRED_BYTES) {
         out.push(clause);
+    }
+}
+
+/// Whether the expression has a letter of either case.
+fn folds_case(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Class(_) => folded_letter(hir).is_some(),
+        HirKind::Capture(c) => folds_case(&c.sub),
+        HirKind::Repetition(r) => folds_case(&r.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().any(folds_case),
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Look(_) => false,
+    }
+}
+
+/// The small letter of a class of one ASCII letter in either case. Not of those that other characters fold to (the
+/// Kelvin sign to k, the long s to s), as these would have to be looked for, too.
+fn folded_letter(hir: &Hir) -> Option<u8> {
+    let HirKind::Class(regex_syntax::hir::Class::Unicode(class)) = hir.kind() else { return None };
+    let [large, small] = class.ranges() else { return None };
+    let single = large.len() == 1 && small.len() == 1;
+    let letter = small.start();
+    (single && letter.is_ascii_lowercase() && large.start() == letter.to_ascii_uppercase())
+        .then_some(letter as u8)
+}
+
+/// The text in small letters that the expression is, if it is nothing else.
+fn folded_literal(hir: &Hir) -> Option<Vec<u8>> {
+    match hir.kind() {
+        HirKind::Empty => Some(vec![]),
+        HirKind::Literal(l) => Some(l.0.to_ascii_lowercase()),
+        HirKind::Class(_) => folded_letter(hir).map(|letter| vec![letter]),
+        HirKind::Capture(c) => folded_literal(&c.sub),
+        HirKind::Concat(parts) => {
+            parts.iter().map(folded_literal).collect::<Option<Vec<_>>>().map(|p| p.concat())
+        }
+        HirKind::Look(_) | HirKind::Repetition(_) | HirKind::Alternation(_) => None,
+    }
+}
+
+/// Adds clauses of literals in small letters; see [`LineRegex::folded`].
+fn folded_clauses(hir: &Hir, out: &mut Clauses) {
+    if let Some(literal) = folded_literal(hir) {
+        return add(vec![literal], out);
+    }
+    match hir.kind() {
+        HirKind::Capture(c) => folded_clauses(&c.sub, out),
+        HirKind::Repetition(r) if r.min > 0 => folded_clauses(&r.sub, out),
+        HirKind::Alternation(parts) => {
+            let mut union = vec![];
+            for part in parts {
+                let mut own = vec![];
+                folded_clauses(part, &mut own);
+                match own.into_iter().max_by_key(|c| c.iter().map(Vec::len).min()) {
+                    Some(clause) => union.extend(clause),
+                    None => return,
+                }
+            }
+            add(union, out);
+        }
+        HirKind::Concat(parts) => {
+            let mut run = vec![];
+            for part in parts {
+                match folded_literal(part) {
+                    Some(text) => run.extend(text),
+                    None => {
+                        add(vec![std::mem::take(&mut run)], out);
+                        folded_clauses(part, out);
+                    }
+                }
+            }
+            add(vec![run], out);
+        }
+        HirKind::Empty
+        | HirKind::Literal(_)
+        | HirKind::Class(_)
+        | HirKind::Look(_)
+        | HirKind::Repetition(_) => {}
     }
 }
 
@@ -272,7 +356,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn literals_are_found_without_regard_to_case() {
+        let folded = |text: &str| {
+            let LineFilter::Matches(r) = &regex(text, false).unwrap()[0] else { panic!("no expression") };
+            let clause = |c: &Vec<Box<[u8]>>| {
+                c.iter().map(|l| String::from_utf8_lossy(l)).collect::<Vec<_>>().join("|")
+            };
+            r.folded.iter().map(clause).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(folded("(?i)Error"), "error");
+        assert_eq!(folded("(?i)error=TIMEOUT [0-9]+ end"), "error=timeout   end");
+        assert_eq!(folded("(?i)(panic|fatal): x"), "panic|fatal : x");
+        assert_eq!(folded("(?i)a disk read"), "a di  read", "other characters fold to s and k");
+        assert_eq!(folded("(?i)error|[0-9]"), "");
+        assert_eq!(folded("Error[0-9]+"), "", "nothing is folded");
+    }
+
     proptest! {
+        #[test]
+        fn what_a_folding_expression_requires_is_in_every_match(
+            pattern in "(ab|Bc|(ab|cde)|[abB]|1|k?|a+|(s|x)y| ){1,5}",
+            line in "[abcdeABCDEksKSſ\u{212a}xyXY1 ]{0,16}",
+        ) {
+            for f in regex(&format!("(?i){pattern}"), false).unwrap() {
+                let LineFilter::Matches(r) = &f else { continue };
+                if f.matches(line.as_bytes()) {
+                    let small = line.to_ascii_lowercase();
+                    for clause in &r.folded {
+                        let one = clause.iter().any(|l| memchr::memmem::find(small.as_bytes(), l).is_some());
+                        prop_assert!(one, "{clause:?}");
+                    }
+                }
+            }
+        }
+
         #[test]
         fn what_an_expression_requires_is_in_every_match(
             pattern in "(a|b|ab|[ab]|a\\.|(a|bb)|a+|b*|\\.|(ab|ba)c|\\^|[.]){1,5}",

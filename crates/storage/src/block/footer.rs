@@ -1,8 +1,7 @@
 //! Writes the page index and the footer.
 
 use super::format::{
-    Column, Encoding, KEY_FILTER, KEY_PAGES, KEY_STREAMS, KEY_VERSION, MAGIC, PageTableCrc, READ_COLUMNS,
-    Section, VERSION,
+    Column, Encoding, KEY_PAGES, KEY_VERSION, MAGIC, PageTableCrc, READ_COLUMNS, Section, VERSION,
 };
 use super::thrift::{Element, Items, Writer};
 
@@ -55,8 +54,7 @@ pub(crate) fn write(
     out: &mut Vec<u8>,
     position: u64,
     groups: &[WrittenRowGroup],
-    streams: Section,
-    filter: Option<Section>,
+    sections: &[(&'static str, Section)],
 ) {
     let mut places = Vec::new();
     let chunks = || groups.iter().flat_map(|g| &g.chunks);
@@ -73,7 +71,7 @@ pub(crate) fn write(
         place_of.offset = place(position, start, out.len());
     }
     let start = out.len();
-    write_metadata(out, groups, &places, streams, filter);
+    write_metadata(out, groups, &places, sections);
     out.extend_from_slice(&((out.len() - start) as u32).to_le_bytes());
     out.extend_from_slice(MAGIC);
 }
@@ -114,15 +112,10 @@ fn write_metadata(
     out: &mut Vec<u8>,
     groups: &[WrittenRowGroup],
     places: &[IndexPlace],
-    streams: Section,
-    filter: Option<Section>,
+    sections: &[(&'static str, Section)],
 ) {
-    let mut pairs = vec![
-        (KEY_VERSION, VERSION.to_string()),
-        (KEY_STREAMS, streams.to_text()),
-        (KEY_PAGES, page_table_crc(groups).to_string()),
-    ];
-    pairs.extend(filter.map(|f| (KEY_FILTER, f.to_text())));
+    let mut pairs = vec![(KEY_VERSION, VERSION.to_string()), (KEY_PAGES, page_table_crc(groups).to_string())];
+    pairs.extend(sections.iter().map(|(key, place)| (*key, place.to_text())));
     let mut places = places.iter();
     Writer::write(out, |w| {
         w.i32(1, 2);

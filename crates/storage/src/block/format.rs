@@ -25,6 +25,8 @@ pub const KEY_VERSION: &str = "skald.version";
 pub const KEY_STREAMS: &str = "skald.streams";
 /// Footer key: where the line filter lies.
 pub const KEY_FILTER: &str = "skald.filter";
+/// Footer key: where the word index lies.
+pub const KEY_WORDS: &str = "skald.words";
 
 /// Footer key: checksum of what the page index and the footer tell about pages, see [`PageTableCrc`].
 pub const KEY_PAGES: &str = "skald.pages";

@@ -75,7 +75,9 @@ fn describe(out: &mut String, meta: &BlockMeta, parquet: &ParquetMetaData, foote
     let filter = meta.filter().map_or(0, |f| f.memory_bytes()) as u64;
     part("stream index", streams, streams, None)?;
     part("line filter", filter, filter, meta.filter().map(|f| f.pages()))?;
-    let page_index = file - meta.tail_offset() - streams - filter - footer;
+    let words = meta.words().map_or(0, |w| w.section_len()) as u64;
+    part("word index", words, words, meta.words().map(|w| w.pages()))?;
+    let page_index = file - meta.tail_offset() - streams - filter - words - footer;
     part("page index", page_index, page_index, None)?;
     part("footer", footer, footer, None)?;
     if let Some(f) = meta.filter() {
@@ -87,6 +89,15 @@ fn describe(out: &mut String, meta: &BlockMeta, parquet: &ParquetMetaData, foote
             s.fill * 100.0,
             s.empty_pages,
             s.pages
+        )?;
+    }
+    if let Some(w) = meta.words() {
+        writeln!(
+            out,
+            "words   {} listed, {} of {} pages with unknown ones",
+            w.words(),
+            w.unknown_pages(),
+            w.pages()
         )?;
     }
     writeln!(out, "memory  {} bytes when cached", meta.memory_bytes())

@@ -12,9 +12,10 @@ use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use super::error::{Error, Result, corrupt};
 use super::format::{
-    Column, KEY_FILTER, KEY_PAGES, KEY_STREAMS, KEY_VERSION, MAGIC, PageTableCrc, Section, check_version,
+    Column, KEY_FILTER, KEY_PAGES, KEY_STREAMS, KEY_VERSION, KEY_WORDS, MAGIC, PageTableCrc, Section,
+    check_version,
 };
-use super::line_filter::IdFilter;
+use super::line_filter::{FilterKeys, IdFilter, PageProbe, WordIndex};
 use super::stream_index::StreamIndex;
 
 /// How much of the end of a file to read when nothing is known about it.
@@ -28,6 +29,7 @@ pub struct BlockMeta {
     version: u32,
     streams: StreamIndex,
     filter: Option<IdFilter>,
+    words: Option<WordIndex>,
     pub(crate) pages: ColumnPages,
     pub(crate) groups: Vec<Group>,
 }
@@ -102,10 +104,16 @@ impl BlockMeta {
         let pages_crc =
             pair(KEY_PAGES).ok_or_else(|| corrupt("footer", "no checksum of the pages"))?.to_owned();
         let filter_at = pair(KEY_FILTER).map(Section::parse).transpose()?;
-        let tail_offset = filter_at.map_or(streams_at.offset, |f| f.offset.min(streams_at.offset));
+        let words_at = pair(KEY_WORDS).map(Section::parse).transpose()?;
+        let sections = [Some(streams_at), filter_at, words_at];
+        let tail_offset = sections.iter().flatten().map(|s| s.offset).min().unwrap_or(streams_at.offset);
         let streams = StreamIndex::open(tail.section(streams_at, "stream index")?)?;
         let filter = match filter_at {
             Some(at) => Some(IdFilter::open(tail.section(at, "line filter")?)?),
+            None => None,
+        };
+        let words = match words_at {
+            Some(at) => Some(WordIndex::open(tail.section(at, "word index")?)?),
             None => None,
         };
         let metadata = tail.with_page_index(metadata)?;
@@ -121,7 +129,10 @@ impl BlockMeta {
         if filter.as_ref().is_some_and(|f| f.pages() != pages.line.len()) {
             return Err(corrupt("line filter", "it covers other pages than the file has"));
         }
-        Ok(Self { file_size, tail_offset, version, streams, filter, pages, groups })
+        if words.as_ref().is_some_and(|w| w.pages() != pages.line.len()) {
+            return Err(corrupt("word index", "it covers other pages than the file has"));
+        }
+        Ok(Self { file_size, tail_offset, version, streams, filter, words, pages, groups })
     }
 
     /// Length of the file.
@@ -144,9 +155,19 @@ impl BlockMeta {
         &self.streams
     }
 
-    /// The line filter, unless the block was written without.
+    /// The id filter, unless the block was written without.
     pub fn filter(&self) -> Option<&IdFilter> {
         self.filter.as_ref()
+    }
+
+    /// The word index, unless the block was written without.
+    pub fn words(&self) -> Option<&WordIndex> {
+        self.words.as_ref()
+    }
+
+    /// Tells which line pages may hold lines that pass the predicate of `keys`.
+    pub fn probe<'a>(&'a self, keys: &'a FilterKeys) -> PageProbe<'a> {
+        PageProbe::new(self.filter.as_ref(), self.words.as_ref(), keys)
     }
 
     /// Number of rows.
@@ -169,6 +190,7 @@ impl BlockMeta {
             + self.groups.capacity() * size_of::<Group>()
             + self.streams.memory_bytes()
             + self.filter.as_ref().map_or(0, IdFilter::memory_bytes)
+            + self.words.as_ref().map_or(0, WordIndex::memory_bytes)
     }
 
     /// The row group that holds `row`.

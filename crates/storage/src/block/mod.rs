@@ -36,7 +36,9 @@ pub use convert::convert_foreign;
 pub use error::{Error, Result};
 pub use fetched::{Fetched, coalesce};
 pub use inspect::inspect;
-pub use line_filter::{FilterKeys, FilterStats, IdFilter, IdFilterBuilder};
+pub use line_filter::{
+    FilterKeys, FilterStats, IdFilter, IdFilterBuilder, Masks, PageProbe, WordIndex, WordIndexBuilder,
+};
 pub use meta::{BlockMeta, TAIL_GUESS};
 pub use plan::{ScanPlan, ScanRequest, plan_scan};
 pub use predicate::PreparedPredicate;

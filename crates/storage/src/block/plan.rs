@@ -6,6 +6,7 @@ use skald_model::TimeRange;
 
 use super::error::Result;
 use super::fetched::coalesce;
+use super::line_filter::PageProbe;
 use super::meta::{BlockMeta, Pages};
 use super::predicate::PreparedPredicate;
 
@@ -64,6 +65,7 @@ pub fn plan_scan(meta: &BlockMeta, request: &ScanRequest<'_>) -> Result<ScanPlan
         metadata: request.metadata && meta.has_metadata(),
         pages_excluded: 0,
     };
+    let probe = meta.probe(request.predicate.keys());
     let mut excluded = None;
     for stream in request.streams {
         let extent = meta.streams().extent(*stream)?;
@@ -73,10 +75,10 @@ pub fn plan_scan(meta: &BlockMeta, request: &ScanRequest<'_>) -> Result<ScanPlan
         let timed = !request.range.covers(extent.min_ts, extent.max_ts);
         if timed {
             for rows in timely_rows(meta, extent.rows, request.range) {
-                plan.add(meta, *stream, rows, timed, &mut excluded);
+                plan.add(meta, *stream, rows, timed, &probe, &mut excluded);
             }
         } else {
-            plan.add(meta, *stream, extent.rows, timed, &mut excluded);
+            plan.add(meta, *stream, extent.rows, timed, &probe, &mut excluded);
         }
     }
     Ok(plan)
@@ -107,13 +109,14 @@ fn timely_rows(meta: &BlockMeta, rows: Range<u32>, range: TimeRange) -> Vec<Rang
 }
 
 impl ScanPlan {
-    /// Adds the rows, cut at the borders of line pages, without the pages that the filter excludes.
+    /// Adds the rows, cut at the borders of line pages, without the pages that can't hold what is wanted.
     fn add(
         &mut self,
         meta: &BlockMeta,
         stream: u32,
         rows: Range<u32>,
         timed: bool,
+        probe: &PageProbe<'_>,
         excluded: &mut Option<usize>,
     ) {
         let lines = &meta.pages.line;
@@ -127,9 +130,7 @@ impl ScanPlan {
         while row < rows.end {
             let end = lines.rows(page).end.min(rows.end);
             let known = self.pages.last().is_some_and(|p| p.page == page);
-            let wanted = known
-                || (*excluded != Some(page)
-                    && meta.filter().is_none_or(|f| f.probe(self.predicate.keys(), page)));
+            let wanted = known || (*excluded != Some(page) && probe.may_hold(page));
             if wanted {
                 let at = self.segments.len();
                 self.segments.push(Segment { stream, rows: row..end, timed });

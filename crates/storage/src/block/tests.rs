@@ -116,11 +116,12 @@ impl Opened {
 
 /// Small pages, so that little data has many borders.
 fn some_options() -> impl Strategy<Value = BlockOptions> {
-    (20usize..300, 1usize..12, 3usize..40, prop_oneof![Just(0.0), Just(6.0)]).prop_map(
-        |(line_page_bytes, page_rows, row_group_rows, filter_bits_per_key)| BlockOptions {
+    (20usize..300, 1usize..12, 3usize..40, prop_oneof![Just(0.0), Just(6.0)], any::<bool>()).prop_map(
+        |(line_page_bytes, page_rows, row_group_rows, filter_bits_per_key, word_index)| BlockOptions {
             zstd_level: 1,
             line_page_bytes,
             filter_bits_per_key,
+            word_index,
             row_group_rows,
             page_rows,
         },

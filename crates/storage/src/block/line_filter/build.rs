@@ -8,7 +8,6 @@ use super::{BLOCK, ID_LEN, anchor_hash, bits_of, block_of};
 /// Builds the filter section of a block.
 pub struct IdFilterBuilder {
     bits_per_key: f64,
-    masks: Masks,
     hashes: Vec<u64>,
     seen: Vec<u64>,
     words: Vec<u64>,
@@ -22,7 +21,6 @@ impl IdFilterBuilder {
     pub fn new(bits_per_key: f64) -> Self {
         Self {
             bits_per_key,
-            masks: Masks::default(),
             hashes: vec![],
             seen: vec![],
             words: vec![],
@@ -32,11 +30,11 @@ impl IdFilterBuilder {
         }
     }
 
-    /// Adds the next line page: lines of these lengths, one after the other.
-    pub fn add_page(&mut self, data: &[u8], lengths: &[u32]) {
+    /// Adds the next line page; `masks` are those of its bytes.
+    pub fn add_page(&mut self, data: &[u8], masks: &Masks) {
         let (hashes, mut lens) = (&mut self.hashes, 0u64);
         hashes.clear();
-        self.masks.for_each_id(data, lengths, |start, end| {
+        masks.for_each_id(|start, end| {
             hashes.push(anchor_hash(load(data, start)));
             if end - start > ID_LEN {
                 hashes.push(anchor_hash(load(data, end - ID_LEN)));

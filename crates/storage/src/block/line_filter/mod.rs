@@ -1,4 +1,7 @@
-//! The line filter: for each line page, which ids are *not* in it.
+//! What tells, without reading them, which line pages can't hold a text: the id filter for ids, the [word
+//! index](words) for words. Both together are asked by [`PageProbe`].
+//!
+//! The id filter tells for each line page which ids are *not* in it.
 //!
 //! A token is a longest run of ASCII letters and digits inside one line, compared in lower case. It is id-like if it
 //! has at least eight characters and a digit. Of every id-like token the filter keeps its *anchors*, the first and
@@ -25,12 +28,16 @@ mod keys;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use bytes::Bytes;
 
 pub use build::IdFilterBuilder;
-pub use keys::FilterKeys;
 use keys::Run;
+pub use keys::{FilterKeys, PageProbe};
+pub use scan::Masks;
+use words::WORD_LEN;
+pub use words::{WordIndex, WordIndexBuilder};
 
 use super::error::{Result, corrupt};
 
@@ -40,7 +47,7 @@ const BLOCK: usize = 64;
 /// Shortest token that counts as an id.
 const ID_LEN: usize = 8;
 
-/// The line filter of one block, probed where it lies.
+/// The id filter of one block, probed where it lies.
 #[derive(Clone, Debug)]
 pub struct IdFilter {
     section: Bytes,
@@ -99,15 +106,14 @@ impl IdFilter {
         self.section.len()
     }
 
-    /// Whether line page `page` may hold a line that passes the predicate that `keys` come from.
-    pub fn probe(&self, keys: &FilterKeys, page: usize) -> bool {
-        if keys.is_empty() || page >= self.pages {
-            return true;
+    /// The filter of one line page; none for a page that is not covered.
+    fn page(&self, page: usize) -> Option<PageFilter<'_>> {
+        if page >= self.pages {
+            return None;
         }
         let start = if page == 0 { 0 } else { self.entry(page - 1).0 };
         let (end, lengths) = self.entry(page);
-        let view = PageFilter { blocks: self.blocks(start as usize, end as usize), lengths };
-        keys.clauses.iter().all(|any| any.iter().any(|runs| runs.iter().all(|r| view.may_hold(r))))
+        Some(PageFilter { blocks: self.blocks(start as usize, end as usize), lengths })
     }
 
     /// What the filter holds.

@@ -1,31 +1,40 @@
-//! Finds the id-like tokens of a page, 64 bytes at a time.
+//! Finds the id-like tokens and the words of a page, 64 bytes at a time.
 //!
-//! Of each byte two bits are computed: whether it is a digit, and whether it *continues* a token, that is: it and
-//! the byte before it are letters or digits of the same line. A token of at least eight bytes then is a byte that
-//! continues none, followed by seven that do; the rest is shifting words.
+//! Of each byte three bits are computed: whether it is a digit, whether it *continues* a token, that is: it and the
+//! byte before it are letters or digits of the same line, and whether it continues a word: both are letters. A token
+//! of at least eight bytes then is a byte that continues none, followed by seven that do; the rest is shifting words.
 
-use super::ID_LEN;
+use super::{ID_LEN, WORD_LEN};
 
 /// Bit sets over the bytes of a page, kept from page to page.
 #[derive(Default)]
-pub(super) struct Masks {
+pub struct Masks {
     continues: Vec<u64>,
     digit: Vec<u64>,
+    /// Whether a byte continues a word.
+    letters: Vec<u64>,
 }
 
 impl Masks {
-    /// Calls `each` with the start and the end of every id-like token of `data`, whose lines have these lengths.
-    pub(super) fn for_each_id(&mut self, data: &[u8], lengths: &[u32], mut each: impl FnMut(usize, usize)) {
-        self.fill(data);
+    /// Classifies the bytes of a page: lines of these lengths, one after the other.
+    pub fn fill(&mut self, data: &[u8], lengths: &[u32]) {
+        self.classify(data);
         let mut at = 0;
         for length in lengths {
             // A line's first byte continues nothing.
-            if let Some(word) = self.continues.get_mut(at / 64) {
+            if let (Some(token), Some(word)) =
+                (self.continues.get_mut(at / 64), self.letters.get_mut(at / 64))
+            {
+                *token &= !(1 << (at % 64));
                 *word &= !(1 << (at % 64));
             }
             at += *length as usize;
         }
-        for i in 0..self.continues.len() - 1 {
+    }
+
+    /// Calls `each` with the start and the end of every id-like token of the page.
+    pub(super) fn for_each_id(&self, mut each: impl FnMut(usize, usize)) {
+        for i in 0..self.continues.len().saturating_sub(1) {
             let mut starts = self.long_starts(i);
             while starts != 0 {
                 let start = i * 64 + starts.trailing_zeros() as usize;
@@ -38,19 +47,41 @@ impl Masks {
         }
     }
 
-    fn fill(&mut self, data: &[u8]) {
+    /// Calls `each` with the start and the length of every run of at least [`WORD_LEN`] letters of the page. Lengths
+    /// of 64 and more are not told apart.
+    #[inline]
+    pub(super) fn for_each_word(&self, mut each: impl FnMut(usize, usize)) {
+        for (i, pair) in self.letters.windows(2).enumerate() {
+            let (this, next) = (pair[0], pair[1]);
+            let mut starts = !this;
+            for n in 1..WORD_LEN {
+                starts &= (this >> n) | (next << (64 - n));
+            }
+            while starts != 0 {
+                let bit = starts.trailing_zeros();
+                starts &= starts - 1;
+                // What follows the first letter, 64 bytes of it.
+                let following = ((this >> bit) >> 1) | (next << (63 - bit));
+                each(i * 64 + bit as usize, 1 + following.trailing_ones() as usize);
+            }
+        }
+    }
+
+    fn classify(&mut self, data: &[u8]) {
         let words = data.len().div_ceil(64);
         // One more word, so that each has a next.
-        self.continues.clear();
-        self.continues.reserve(words + 1);
-        self.digit.clear();
-        self.digit.reserve(words + 1);
-        let mut carry = 0;
+        for set in [&mut self.continues, &mut self.digit, &mut self.letters] {
+            set.clear();
+            set.reserve(words + 1);
+        }
+        let (mut carry, mut letter_carry) = (0, 0);
         let mut add = |chunk: &[u8; 64]| {
             let (alnum, digit) = classify(chunk);
+            let letter = alnum & !digit;
             self.continues.push(alnum & ((alnum << 1) | carry));
             self.digit.push(digit);
-            carry = alnum >> 63;
+            self.letters.push(letter & ((letter << 1) | letter_carry));
+            (carry, letter_carry) = (alnum >> 63, letter >> 63);
         };
         let (chunks, rest) = data.as_chunks::<64>();
         chunks.iter().for_each(&mut add);
@@ -61,6 +92,7 @@ impl Masks {
         }
         self.continues.push(0);
         self.digit.push(0);
+        self.letters.push(0);
     }
 
     /// The bytes of word `i` that begin tokens of at least eight bytes.
@@ -166,9 +198,33 @@ mod tests {
         ) {
             let lines: Vec<Vec<u8>> = lines.into_iter().map(String::into_bytes).collect();
             let lengths: Vec<u32> = lines.iter().map(|l| l.len() as u32).collect();
-            let mut found = vec![];
-            Masks::default().for_each_id(&lines.concat(), &lengths, |s, e| found.push((s, e)));
+            let (mut masks, mut found) = (Masks::default(), vec![]);
+            masks.fill(&lines.concat(), &lengths);
+            masks.for_each_id(|s, e| found.push((s, e)));
             prop_assert_eq!(found, by_hand(&lines));
+        }
+
+        #[test]
+        fn finds_the_words_that_splitting_finds(
+            lines in proptest::collection::vec("([a-zA-Z]{1,9}|[a-z]{60,70}|[ é\n=7]|[a-f0-9]{8}){0,12}", 0..12)
+        ) {
+            let lines: Vec<Vec<u8>> = lines.into_iter().map(String::into_bytes).collect();
+            let lengths: Vec<u32> = lines.iter().map(|l| l.len() as u32).collect();
+            let (mut masks, mut found, mut expected, mut base) = (Masks::default(), vec![], vec![], 0);
+            masks.fill(&lines.concat(), &lengths);
+            masks.for_each_word(|s, len| found.push((s, len)));
+            for line in &lines {
+                let mut at = base;
+                for word in line.split(|b| !b.is_ascii_alphabetic()) {
+                    if word.len() >= WORD_LEN {
+                        expected.push((at, word.len().min(64)));
+                    }
+                    at += word.len() + 1;
+                }
+                base += line.len();
+            }
+            found.iter_mut().for_each(|f| f.1 = f.1.min(64));
+            prop_assert_eq!(found, expected);
         }
     }
 }

@@ -12,8 +12,8 @@ use line::LineColumn;
 
 use super::error::{Error, Result};
 use super::footer::{self, WrittenRowGroup};
-use super::format::{BLOCK_ROWS, MAGIC, ROW_BYTES, Section};
-use super::line_filter::IdFilterBuilder;
+use super::format::{BLOCK_ROWS, KEY_FILTER, KEY_STREAMS, KEY_WORDS, MAGIC, ROW_BYTES, Section};
+use super::line_filter::{IdFilterBuilder, Masks, WordIndexBuilder};
 use super::page::Compressor;
 use super::stream_index::{BuiltStream, StreamIndexBuilder};
 use super::summary::{BlockSummary, LabelValues};
@@ -25,8 +25,10 @@ pub struct BlockOptions {
     pub zstd_level: i32,
     /// Raw bytes of a page of lines. Larger pages compress better, smaller ones make single rows cheaper to read.
     pub line_page_bytes: usize,
-    /// Size of the line filter; 0 leaves it out. With fewer bits more pages are read in vain.
+    /// Size of the id filter; 0 leaves it out. With fewer bits more pages are read in vain.
     pub filter_bits_per_key: f64,
+    /// Whether the block gets a word index: some hundredths of a percent of the lines.
+    pub word_index: bool,
     /// Most rows of a row group. Has no influence on the size; a row group is a unit of work for other engines.
     pub row_group_rows: usize,
     /// Rows of a page of every column but `line`. More rows make single rows dearer, fewer rows the page index larger.
@@ -39,6 +41,7 @@ impl Default for BlockOptions {
             zstd_level: 1,
             line_page_bytes: 256 << 10,
             filter_bits_per_key: 6.0,
+            word_index: true,
             row_group_rows: 262_144,
             page_rows: 4096,
         }
@@ -64,7 +67,9 @@ pub struct BlockWriter<W: Write> {
     compressor: Compressor,
     lines: LineColumn,
     fixed: FixedColumns,
+    masks: Masks,
     filter: Option<IdFilterBuilder>,
+    words: Option<WordIndexBuilder>,
     groups: Vec<WrittenRowGroup>,
     index: StreamIndexBuilder,
     label_values: LabelValues,
@@ -104,7 +109,9 @@ impl<W: Write> BlockWriter<W> {
             compressor: Compressor::new(options.zstd_level)?,
             lines: LineColumn::new(options.line_page_bytes),
             fixed: FixedColumns::new(options.page_rows.max(1)),
+            masks: Masks::default(),
             filter: filtered.then(|| IdFilterBuilder::new(options.filter_bits_per_key)),
+            words: options.word_index.then(WordIndexBuilder::default),
             groups: vec![],
             index: StreamIndexBuilder::default(),
             label_values: LabelValues::default(),
@@ -183,14 +190,21 @@ impl<W: Write> BlockWriter<W> {
         self.flush_group()?;
         let tail_offset = self.position;
         let (streams, totals) = self.index.finish(self.metadata_bytes)?;
-        let filter = self.filter.map(IdFilterBuilder::finish);
-        let streams_at = Section::of(&streams, tail_offset);
-        let filter_at = filter.as_ref().map(|f| Section::of(f, tail_offset + streams_at.length));
-        let mut tail = streams;
-        tail.extend_from_slice(filter.as_deref().unwrap_or_default());
-        let sections = tail.len();
+        let mut tail = Vec::new();
+        let mut places = Vec::new();
+        let mut add = |key: &'static str, section: Vec<u8>| {
+            places.push((key, Section::of(&section, tail_offset + tail.len() as u64)));
+            tail.extend_from_slice(&section);
+        };
+        add(KEY_STREAMS, streams);
+        if let Some(filter) = self.filter {
+            add(KEY_FILTER, filter.finish());
+        }
+        if let Some(words) = self.words {
+            add(KEY_WORDS, words.finish());
+        }
         let mut footer = Vec::new();
-        footer::write(&mut footer, tail_offset + sections as u64, &self.groups, streams_at, filter_at);
+        footer::write(&mut footer, tail_offset + tail.len() as u64, &self.groups, &places);
         tail.extend_from_slice(&footer);
         self.output.write_all(&tail)?;
         let summary = BlockSummary {
@@ -224,10 +238,15 @@ impl<W: Write> BlockWriter<W> {
     }
 
     fn flush_lines(&mut self) -> Result<()> {
-        if let Some(filter) = &mut self.filter
-            && !self.lines.is_empty()
-        {
-            filter.add_page(self.lines.data(), self.lines.lengths());
+        if !self.lines.is_empty() && (self.filter.is_some() || self.words.is_some()) {
+            let data = self.lines.data();
+            self.masks.fill(data, self.lines.lengths());
+            if let Some(filter) = &mut self.filter {
+                filter.add_page(data, &self.masks);
+            }
+            if let Some(words) = &mut self.words {
+                words.add_page(data, &self.masks);
+            }
         }
         let page = self.lines.finish_page(&mut self.compressor, self.position)?;
         self.position += page.len() as u64;
