@@ -328,7 +328,7 @@ fn read(c: &mut Criterion, corpus: &Corpus) {
     });
     let filter = IdFilter::open(filter(&corpus.pages()).into()).expect("a sound filter");
     let absent = contains("aaaaaaaabbbbbbbbcccccccc12345678");
-    let words = WordIndex::open(words(&corpus.pages()).into()).expect("a sound index");
+    let words = WordIndex::open(&words(&corpus.pages()).into()).expect("a sound index");
     let count = |keys: &FilterKeys| {
         let probe = PageProbe::new(Some(&filter), Some(&words), keys);
         (0..filter.pages()).filter(|p| probe.may_hold(*p)).count()

@@ -113,7 +113,7 @@ impl BlockMeta {
             None => None,
         };
         let words = match words_at {
-            Some(at) => Some(WordIndex::open(tail.section(at, "word index")?)?),
+            Some(at) => Some(WordIndex::open(&tail.section(at, "word index")?)?),
             None => None,
         };
         let metadata = tail.with_page_index(metadata)?;

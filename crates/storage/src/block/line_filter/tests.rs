@@ -20,7 +20,7 @@ fn words(pages: &[Vec<Vec<u8>>]) -> WordIndex {
         let (data, masks) = classified(lines);
         b.add_page(&data, &masks);
     }
-    WordIndex::open(b.finish().into()).unwrap()
+    WordIndex::open(&b.finish().into()).unwrap()
 }
 
 fn classified(lines: &[Vec<u8>]) -> (Vec<u8>, Masks) {
@@ -226,12 +226,12 @@ proptest! {
         let mut section = b.finish();
         let at = at.index(section.len());
         section[at] = byte;
-        let _ = WordIndex::open(section.into()).map(|w| by_words(&w, &contains(b" two "), 1));
+        let _ = WordIndex::open(&section.into()).map(|w| by_words(&w, &contains(b" two "), 1));
     }
 
     #[test]
     fn damaged_sections_never_panic(b in proptest::collection::vec(any::<u8>(), 0..100)) {
-        let _ = WordIndex::open(b.clone().into()).map(|w| by_words(&w, &contains(b"=code"), 0));
+        let _ = WordIndex::open(&b.clone().into()).map(|w| by_words(&w, &contains(b"=code"), 0));
         let _ = IdFilter::open(b.into()).map(|f| by_ids(&f, &contains(b"=4bf92f35"), 0));
     }
 }

@@ -65,7 +65,7 @@ impl PageSet {
     fn all(pages: u32) -> Self {
         let mut set = Self(vec![u64::MAX; pages.div_ceil(64) as usize]);
         if let Some(last) = set.0.last_mut()
-            && pages % 64 != 0
+            && !pages.is_multiple_of(64)
         {
             *last = (1 << (pages % 64)) - 1;
         }
@@ -147,7 +147,7 @@ fn is_hex(letters: &[u8]) -> bool {
 
 impl WordIndex {
     /// Reads a section whose checksum has been verified.
-    pub fn open(section: Bytes) -> Result<Self> {
+    pub fn open(section: &Bytes) -> Result<Self> {
         let damaged = |what: &str| corrupt("word index", what);
         let number = |i: usize| -> Result<u32> {
             let four = section.get(i * 4..i * 4 + 4).ok_or_else(|| damaged("cut short"))?;
