@@ -16,6 +16,7 @@ pub mod query;
 pub mod rfc3339;
 pub mod router;
 pub mod status;
+mod tail;
 mod tenant;
 
 pub use config::Config;

@@ -66,7 +66,8 @@ pub(crate) async fn observe(State(route): State<Route>, request: Request, next: 
     drop(inflight);
     let status = response.status();
     span.record("status", status.as_u16());
-    let labels = [method, route.name, status.as_str(), "false"];
+    let ws = if status == http::StatusCode::SWITCHING_PROTOCOLS { "true" } else { "false" };
+    let labels = [method, route.name, status.as_str(), ws];
     route.metrics.duration.with_label_values(&labels).observe(start.elapsed().as_secs_f64());
     response
 }

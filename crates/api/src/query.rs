@@ -1,12 +1,12 @@
 //! Queries: from a request to the query frontend and back.
 
-mod answer;
-mod json;
-mod legacy;
+pub(crate) mod answer;
+pub(crate) mod json;
+pub(crate) mod legacy;
 pub mod params;
 pub mod request;
 mod stats;
-mod streams;
+pub(crate) mod streams;
 pub mod time;
 
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use http::StatusCode;
 use prometheus::Registry;
 use skald_model::TenantLimits;
 use skald_rpc::{Distributor, Ingester, QueryFrontend};
-use skald_runtime::Clock;
+use skald_runtime::{Clock, Tasks};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
@@ -21,6 +21,7 @@ use crate::metrics::{Metrics, Route, observe};
 use crate::push::{self, PushState};
 use crate::query::{self, QueryState};
 use crate::status::{self, FlushState, Node, StatusState};
+use crate::tail::{self, TailState};
 
 /// What the HTTP surface stands on. A role that does not run here is `None`, and its routes are not found.
 pub struct ApiDeps {
@@ -40,6 +41,8 @@ pub struct ApiDeps {
     pub frontend: Option<Arc<dyn QueryFrontend>>,
     /// Flushes on request.
     pub ingester: Option<Arc<dyn Ingester>>,
+    /// Owns the live tails, whose connections outlive their requests.
+    pub tasks: Tasks,
 }
 
 /// Answers shorter than this are not worth compressing, in bytes. Loki's threshold.
@@ -50,15 +53,25 @@ const COMPRESS_ABOVE: u16 = 1400;
 /// # Errors
 /// When the registry holds metrics of the same names already.
 pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
-    let ApiDeps { config, clock, registry, node, limits, distributor, frontend, ingester } = deps;
+    let ApiDeps { config, clock, registry, node, limits, distributor, frontend, ingester, tasks } = deps;
     let config = Arc::new(config);
     let routes = Routes { router: Router::new(), metrics: Metrics::new(&registry)?, config: config.clone() };
-    let mut routes = with_status(routes, &StatusState { config: config.clone(), node, limits, registry });
+    let status = StatusState { config: config.clone(), node, limits: limits.clone(), registry };
+    let mut routes = with_status(routes, &status);
     if let Some(distributor) = distributor {
         routes = with_push(routes, &PushState { config: config.clone(), clock: clock.clone(), distributor });
     }
     if let Some(frontend) = frontend {
-        routes = with_queries(routes, &QueryState { config: config.clone(), clock, frontend });
+        let (config, clock) = (config.clone(), clock.clone());
+        let tail = TailState {
+            config: config.clone(),
+            clock: clock.clone(),
+            limits,
+            frontend: frontend.clone(),
+            tasks,
+        };
+        routes = with_tails(routes, &tail);
+        routes = with_queries(routes, &QueryState { config, clock, frontend });
     }
     if let Some(ingester) = ingester {
         routes = with_flush(routes, FlushState { config: config.clone(), ingester });
@@ -151,6 +164,15 @@ fn with_queries(routes: Routes, state: &QueryState) -> Routes {
             get(query::legacy_label_values).post(query::legacy_label_values).with_state(s()),
         )
         .add("/api/prom/series", "api_prom_series", get(query::series).post(query::series).with_state(s()))
+}
+
+fn with_tails(routes: Routes, state: &TailState) -> Routes {
+    let s = || state.clone();
+    routes.add("/loki/api/v1/tail", "loki_api_v1_tail", get(tail::tail).with_state(s())).add(
+        "/api/prom/tail",
+        "api_prom_tail",
+        get(tail::legacy_tail).with_state(s()),
+    )
 }
 
 fn with_flush(routes: Routes, state: FlushState) -> Routes {

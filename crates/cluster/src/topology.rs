@@ -7,6 +7,7 @@ use skald_model::StreamId;
 use skald_model::rendezvous::choose;
 use skald_model::ring::{Ring, RingMember};
 use skald_rpc::{Ingester, Querier};
+use tokio::sync::watch;
 
 /// A member that serves `S`.
 pub struct Member<S: ?Sized> {
@@ -76,12 +77,15 @@ impl View {
 }
 
 /// The current view; cheap to load, swapped whole.
-pub struct Topology(ArcSwap<View>);
+pub struct Topology {
+    view: ArcSwap<View>,
+    changes: watch::Sender<()>,
+}
 
 impl Topology {
     /// A topology that starts with `view`.
     pub fn new(view: View) -> Arc<Self> {
-        Arc::new(Self(ArcSwap::from_pointee(view)))
+        Arc::new(Self { view: ArcSwap::from_pointee(view), changes: watch::Sender::new(()) })
     }
 
     /// The topology of one process: one ingester, one querier, no replication.
@@ -96,11 +100,17 @@ impl Topology {
 
     /// The members now.
     pub fn view(&self) -> Arc<View> {
-        self.0.load_full()
+        self.view.load_full()
     }
 
     /// Publishes a new view.
     pub fn publish(&self, view: View) {
-        self.0.store(Arc::new(view));
+        self.view.store(Arc::new(view));
+        self.changes.send_replace(());
+    }
+
+    /// Tells of each new view after it was published.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 }

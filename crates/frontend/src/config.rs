@@ -1,5 +1,7 @@
 //! Settings of the query frontend.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Settings of the query frontend.
@@ -9,10 +11,20 @@ pub struct Config {
     /// Most bytes of remembered answers to label and series requests. More makes dashboards' variables and label
     /// browsers cheaper, less saves memory. Answers are remembered per table version, so they are never stale.
     pub metadata_cache_bytes: u64,
+    /// How long a live tail may last. Its reader then has to ask again, which moves it to the members of that time.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub tail_max_duration: Duration,
+    /// Most bytes of entries that a live tail with `delay_for` holds back; beyond it they are sent early.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub tail_buffer_bytes: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { metadata_cache_bytes: 16 << 20 }
+        Self {
+            metadata_cache_bytes: 16 << 20,
+            tail_max_duration: Duration::from_secs(3600),
+            tail_buffer_bytes: 4 << 20,
+        }
     }
 }

@@ -9,6 +9,7 @@ mod log_query;
 mod metadata;
 mod metric_query;
 mod metrics;
+mod tail;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use skald_logql::syntax::{ParseOptions, canonical, parse_with};
 use skald_model::{Error, Kind, Limits, Result, TenantId, TenantLimits};
 use skald_rpc::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery};
 use skald_rpc::ingester::StreamInfo;
+use skald_rpc::tail::{TailQuery, TailStream};
 use skald_runtime::Clock;
 use skald_storage::table::{Catalog, Snapshot};
 
@@ -32,7 +34,8 @@ use crate::metrics::Metrics;
 /// second round is rare and a third one hardly happens.
 const SNAPSHOT_ATTEMPTS: usize = 8;
 
-/// The service. See the crate's documentation.
+/// The service. See the crate's documentation. Clones share everything.
+#[derive(Clone)]
 pub struct Frontend {
     topology: Arc<Topology>,
     catalog: Arc<Catalog>,
@@ -40,6 +43,7 @@ pub struct Frontend {
     clock: Arc<dyn Clock>,
     metadata: MetadataCache,
     metrics: Metrics,
+    tail: tail::Settings,
 }
 
 impl Frontend {
@@ -59,6 +63,10 @@ impl Frontend {
             clock,
             metadata: MetadataCache::new(config.metadata_cache_bytes),
             metrics: Metrics::new(registry)?,
+            tail: tail::Settings {
+                duration_max: config.tail_max_duration,
+                held_bytes_max: config.tail_buffer_bytes as usize,
+            },
         })
     }
 
@@ -153,6 +161,10 @@ impl skald_rpc::QueryFrontend for Frontend {
 
     async fn series(&self, request: MetadataRequest) -> Result<Vec<StreamInfo>> {
         metadata::series(self, request).await
+    }
+
+    async fn tail(&self, query: TailQuery) -> Result<TailStream> {
+        tail::begin(self.clone(), query).await
     }
 }
 

@@ -18,7 +18,8 @@ use skald_storage::table::Snapshot;
 use crate::Frontend;
 use crate::log_query::block_ref;
 
-/// Remembered streams of tables.
+/// Remembered streams of tables. Clones share them.
+#[derive(Clone)]
 pub(crate) struct MetadataCache(moka::sync::Cache<Key, Arc<TableStreams>>);
 
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -1,10 +1,13 @@
 //! The instruments of the query frontend.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntGauge, Registry};
 
+#[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) query_seconds: HistogramVec,
     pub(crate) snapshot_too_old: IntCounter,
+    pub(crate) tails: IntGauge,
+    pub(crate) tail_bytes: IntCounter,
 }
 
 impl Metrics {
@@ -18,8 +21,15 @@ impl Metrics {
             "skald_query_frontend_snapshot_too_old_total",
             "Times a query started over because an ingester had let go of entries that a newer table version covers.",
         )?;
+        let tails = IntGauge::new("loki_querier_tail_active", "Live tails.")?;
+        let tail_bytes = IntCounter::new(
+            "loki_querier_tail_bytes_total",
+            "Bytes of the lines that live tails have sent.",
+        )?;
+        registry.register(Box::new(tails.clone()))?;
+        registry.register(Box::new(tail_bytes.clone()))?;
         registry.register(Box::new(query_seconds.clone()))?;
         registry.register(Box::new(snapshot_too_old.clone()))?;
-        Ok(Self { query_seconds, snapshot_too_old })
+        Ok(Self { query_seconds, snapshot_too_old, tails, tail_bytes })
     }
 }

@@ -15,6 +15,7 @@ use skald_model::{
 use skald_rpc::frontend::{MetadataRequest, QueryData, RangeQuery};
 use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
 use skald_rpc::querier::{BlockStreamsRequest, LogResult, LogTask, MetricResult, MetricTask};
+use skald_rpc::tail::{TailStream, TailTask};
 use skald_rpc::{Ingester, Querier, QueryFrontend};
 use skald_runtime::SystemClock;
 use skald_storage::table::{
@@ -24,9 +25,9 @@ use skald_storage::table::{
 use crate::{Config, Frontend};
 
 /// One entry: time and number. All are of one stream.
-type Item = (i64, u32);
+pub(crate) type Item = (i64, u32);
 
-fn tenant() -> TenantId {
+pub(crate) fn tenant() -> TenantId {
     TenantId::new("t").unwrap()
 }
 
@@ -34,7 +35,7 @@ fn labels() -> Labels {
     Labels::from_pairs([("app", "a")])
 }
 
-fn entry(&(timestamp, number): &Item) -> LogEntry {
+pub(crate) fn entry(&(timestamp, number): &Item) -> LogEntry {
     let line = number.to_string();
     let labels =
         EntryLabels { stream: labels(), structured_metadata: Labels::empty(), parsed: Labels::empty() };
@@ -47,7 +48,7 @@ fn entry(&(timestamp, number): &Item) -> LogEntry {
     }
 }
 
-fn first(items: &[Item], task: &LogTask) -> LogResult {
+pub(crate) fn first(items: &[Item], task: &LogTask) -> LogResult {
     let mut merger = LogMerger::new(task.direction, task.limit);
     merger.add(items.iter().filter(|i| task.range.contains(i.0)).map(entry).collect());
     LogResult { entries: merger.finish().0, ..LogResult::default() }
@@ -89,6 +90,9 @@ impl Ingester for Memory {
     }
     async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
         Ok(info(&self.items))
+    }
+    async fn tail(&self, _: TailTask) -> Result<TailStream> {
+        Err(Error::internal("not asked for"))
     }
     async fn flush(&self, _: Option<TenantId>) -> Result<()> {
         Ok(())
@@ -154,16 +158,20 @@ async fn frontend(blocks: &[Vec<Item>], memory: Memory, limits: Limits) -> (Fron
     }
     let querier = Arc::new(querier);
     let topology = Topology::single(Arc::new(memory), querier.clone());
-    let limits = Arc::new(Arc::new(limits));
-    let f = Frontend::new(
-        &Config::default(),
-        Arc::new(SystemClock),
-        limits,
-        Arc::new(catalog),
-        topology,
-        &registry,
-    );
-    (f.unwrap(), querier)
+    (over(&Config::default(), catalog, topology, limits), querier)
+}
+
+/// A frontend over these members without blocks.
+pub(crate) fn over_members(config: &Config, topology: Arc<Topology>) -> Frontend {
+    let registry = prometheus::Registry::new();
+    let catalog = Catalog::new(&CatalogConfig::default(), Arc::new(InMemory::new()), "", &registry).unwrap();
+    over(config, catalog, topology, Limits::default())
+}
+
+fn over(config: &Config, catalog: Catalog, topology: Arc<Topology>, limits: Limits) -> Frontend {
+    let (catalog, limits) = (Arc::new(catalog), Arc::new(Arc::new(limits)));
+    let registry = prometheus::Registry::new();
+    Frontend::new(config, Arc::new(SystemClock), limits, catalog, topology, &registry).unwrap()
 }
 
 fn query(range: TimeRange, limit: usize, direction: Direction) -> RangeQuery {

@@ -58,6 +58,10 @@ pub struct Config {
     pub max_returned_stream_errors: usize,
     /// Queries over memory at a time; further ones wait. Each may take a core.
     pub concurrent_queries: usize,
+    /// Entries that wait for one live tail, before and after the query was applied to them. What a slow reader has no
+    /// room for is lost to it, and it is told so. More spares slow readers more.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub tail_buffer_bytes: u64,
 }
 
 impl Default for Config {
@@ -80,6 +84,7 @@ impl Default for Config {
             chunk_idle_period: 30 * MINUTE,
             max_returned_stream_errors: 10,
             concurrent_queries: 4,
+            tail_buffer_bytes: 4 << 20,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::memory::{Memory, Reservation};
 use crate::metrics::Metrics;
 use crate::segment::{HeldBatch, Segment, memory_cost};
 use crate::table::{Standing, Table};
+use crate::tail::Tails;
 use crate::tenant::{Cut, Released, Rules, SealReason, State, Tenant};
 use crate::wal::{Ack, EncodedRecord, Lsn, Room};
 
@@ -30,6 +31,7 @@ pub(crate) struct Core {
     pub(crate) log: Log,
     pub(crate) table: Arc<dyn Table>,
     pub(crate) closing: AtomicBool,
+    pub(crate) tails: Arc<Tails>,
     tenants: RwLock<FxHashMap<TenantId, Arc<Tenant>>>,
     /// Bytes of segments that are sealed and not released.
     sealed_bytes: AtomicUsize,
@@ -54,6 +56,8 @@ pub(crate) struct Appended {
     pub(crate) ack: Option<Ack>,
     /// Why some entries were refused.
     pub(crate) refusal: Option<Error>,
+    /// What was stored, if somebody follows the tenant.
+    pub(crate) followed: Option<Arc<HeldBatch>>,
 }
 
 impl Core {
@@ -77,6 +81,7 @@ impl Core {
             log,
             table,
             closing: AtomicBool::new(false),
+            tails: Arc::default(),
             tenants: RwLock::default(),
             sealed_bytes: AtomicUsize::new(0),
             relieving: Mutex::new(()),
@@ -139,18 +144,20 @@ impl Core {
             refusal = refused.error;
             match rest {
                 Some(rest) => batch = rest,
-                None => return Ok(Appended { ack: None, refusal }),
+                None => return Ok(Appended { refusal, ..Appended::default() }),
             }
             if let Some((record, _)) = &mut record {
                 *record = EncodedRecord::new(id, epoch, &batch)?;
             }
         }
         let (lsn, ack) = self.log.append(id, record)?;
-        self.insert(state, HeldBatch::new(batch, lsn, epoch, reservation), rules.now);
-        Ok(Appended { ack, refusal })
+        let held = Arc::new(HeldBatch::new(batch, lsn, epoch, reservation));
+        let followed = self.tails.follow(id).then(|| held.clone());
+        self.insert(state, held, rules.now);
+        Ok(Appended { ack, refusal, followed })
     }
 
-    fn insert(&self, state: &mut State, held: HeldBatch, now: Timestamp) {
+    fn insert(&self, state: &mut State, held: Arc<HeldBatch>, now: Timestamp) {
         let inserted = state.insert(held, now);
         self.metrics.bytes_received.inc_by(inserted.bytes);
         self.metrics.entries_received.inc_by(inserted.entries);
@@ -167,7 +174,7 @@ impl Core {
         let (tenant, ()) = self.with_tenant(id, |state| {
             let new_streams = state.learn(&batch, now);
             self.count_new_streams(id, state, new_streams);
-            self.insert(state, HeldBatch::new(batch, lsn, epoch, reservation), now);
+            self.insert(state, Arc::new(HeldBatch::new(batch, lsn, epoch, reservation)), now);
         });
         self.schedule(&tenant);
     }

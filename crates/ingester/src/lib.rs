@@ -27,6 +27,7 @@ mod samples;
 pub mod segment;
 mod service;
 pub mod table;
+mod tail;
 mod tenant;
 pub mod wal;
 

@@ -39,6 +39,10 @@ pub struct Metrics {
     pub flush_queue_length: IntGauge,
     /// Queries refused because their table version was too old.
     pub snapshots_too_old: IntCounter,
+    /// Live tails.
+    pub tails: IntGauge,
+    /// Entries that live tails lost because their readers were slow.
+    pub tail_dropped_entries: IntCounter,
     /// The log's own.
     pub wal: WalMetrics,
 }
@@ -113,6 +117,11 @@ impl Metrics {
             snapshots_too_old: r.counter(
                 "skald_ingester_snapshots_too_old_total",
                 "Queries refused because their table version was too old",
+            )?,
+            tails: r.gauge("loki_ingester_tailers", "Live tails")?,
+            tail_dropped_entries: r.counter(
+                "skald_ingester_tail_dropped_entries_total",
+                "Entries that live tails lost because their readers were slow",
             )?,
             wal: WalMetrics::new(&r)?,
         })

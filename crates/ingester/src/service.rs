@@ -9,6 +9,7 @@ use prometheus::Registry;
 use skald_model::{Error, Result, TenantId, TenantLimits};
 use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
+use skald_rpc::tail::{TailStream, TailTask, buffer};
 use skald_runtime::{Clock, Tasks};
 
 use crate::config::Config;
@@ -18,7 +19,7 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::table::Table;
 use crate::wal::{self, Wal};
-use crate::{flush, housekeeping, query, replay};
+use crate::{flush, housekeeping, query, replay, tail};
 
 /// How long a flush or a query may take to notice that the ingester shuts down.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
@@ -104,6 +105,12 @@ impl Ingester {
         Status { refusing, failing_flushes: self.core.all().iter().filter_map(failing).collect() }
     }
 
+    /// Ends all live tails. Readers in other processes would otherwise keep their connections open while this one waits
+    /// for open requests.
+    pub fn end_tails(&self) {
+        self.core.tails.end();
+    }
+
     /// Stops: refuses pushes, flushes if the configuration says so (or there is no log), ends its tasks, closes the log.
     pub async fn shutdown(&self) {
         self.core.closing.store(true, Ordering::Release);
@@ -169,6 +176,9 @@ impl skald_rpc::Ingester for Ingester {
         if let Some(ack) = appended.ack {
             ack.wait().await?;
         }
+        if let Some(held) = appended.followed {
+            self.core.tails.publish(&tenant, &held);
+        }
         appended.refusal.map_or(Ok(()), Err)
     }
 
@@ -204,6 +214,22 @@ impl skald_rpc::Ingester for Ingester {
             query::streams(&segments, &selectors, request.range, cancelled)
         };
         Ok(self.pool.run(find).await?.0)
+    }
+
+    async fn tail(&self, task: TailTask) -> Result<TailStream> {
+        if let Some(refusal) = self.core.refusal() {
+            return Err(refusal);
+        }
+        let query = query::parse_log(&task.query)?;
+        let (config, metrics) = (&self.core.config, &self.core.metrics);
+        let tails_max = self.core.limits.of(&task.tenant).max_concurrent_tail_requests;
+        let bytes_max = config.tail_buffer_bytes as usize;
+        let (subscription, arrivals) =
+            self.core.tails.subscribe(&task.tenant, tails_max, bytes_max, metrics)?;
+        let (writer, reader) = buffer(bytes_max);
+        let metrics = metrics.clone();
+        self.tasks.spawn("ingester-tail", move |token| tail::run(arrivals, query, writer, metrics, token));
+        Ok(Box::pin(tail::Followed::new(reader, subscription)))
     }
 
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {

@@ -110,15 +110,15 @@ fn entries_of(segment: &crate::segment::Segment) -> Vec<Entry> {
 }
 
 /// One ingester with its surroundings.
-struct Node {
-    ingester: Arc<Ingester>,
+pub(crate) struct Node {
+    pub(crate) ingester: Arc<Ingester>,
     table: Arc<MemoryTable>,
     clock: ManualClock,
 }
 
-const START: i64 = 1_768_608_000 * SECOND;
+pub(crate) const START: i64 = 1_768_608_000 * SECOND;
 
-fn config(dir: &Path) -> Config {
+pub(crate) fn config(dir: &Path) -> Config {
     Config {
         wal: WalConfig { dir: dir.to_owned(), ..WalConfig::default() },
         flush_op_backoff_max: Duration::from_millis(10),
@@ -129,6 +129,11 @@ fn config(dir: &Path) -> Config {
 impl Node {
     async fn start(config: Config, table: &Arc<MemoryTable>) -> Self {
         Self::start_with(config, table, Limits::default()).await
+    }
+
+    /// A node over a table of its own.
+    pub(crate) async fn alone(config: Config, limits: Limits) -> Self {
+        Self::start_with(config, &Arc::default(), limits).await
     }
 
     async fn start_with(config: Config, table: &Arc<MemoryTable>, limits: Limits) -> Self {
@@ -152,7 +157,7 @@ impl Node {
         self.ingester.push(IngesterPush { tenant: id.clone(), epoch, batch: Arc::new(batch) }).await
     }
 
-    async fn push(&self, who: &str, streams: &[(&str, &[Sample<'_>])]) -> Result<()> {
+    pub(crate) async fn push(&self, who: &str, streams: &[(&str, &[Sample<'_>])]) -> Result<()> {
         let id = tenant(who);
         self.push_batch(&id, batch(&id, streams)).await
     }

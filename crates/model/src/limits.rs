@@ -67,6 +67,8 @@ pub struct Limits {
     /// Length of the pieces that metric range queries are cut into, nanoseconds. Above 0, start and end are aligned
     /// with the step, as in Loki.
     pub split_queries_by_interval: i64,
+    /// Most live tails of the tenant at a time.
+    pub max_concurrent_tail_requests: usize,
     /// Most stream matchers of a query.
     pub max_streams_matchers_per_query: usize,
     /// Whether index/volume is served.
@@ -126,6 +128,7 @@ impl Default for Limits {
             max_query_bytes_read: 0,
             query_timeout: MINUTE,
             split_queries_by_interval: HOUR,
+            max_concurrent_tail_requests: 10,
             max_streams_matchers_per_query: 1000,
             volume_enabled: true,
             loki_strict: false,

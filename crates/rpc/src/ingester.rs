@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use skald_model::{Batch, Labels, Result, StreamId, TenantId, TimeRange, Timestamp};
 
 use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
+use crate::tail::{TailStream, TailTask};
 
 /// A batch of one tenant for one ingester.
 #[derive(Clone, Debug)]
@@ -92,6 +93,10 @@ pub trait Ingester: Send + Sync + 'static {
 
     /// The streams with entries that the table does not hold at the given version; errors as for [`Ingester::query_logs`].
     async fn streams(&self, request: StreamsRequest) -> Result<Vec<StreamInfo>>;
+
+    /// Follows what is appended: once this has returned, every entry that becomes visible to queries and was not yet
+    /// is handed on, repeated pushes included. `Kind::InvalidArgument` when the tenant has as many tails as it may.
+    async fn tail(&self, task: TailTask) -> Result<TailStream>;
 
     /// Writes what is in memory now (of one tenant or of all) to the table and returns when it is committed.
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()>;

@@ -12,6 +12,7 @@ pub mod frontend;
 pub mod grpc;
 pub mod ingester;
 pub mod querier;
+pub mod tail;
 
 pub use distributor::Distributor;
 pub use frontend::QueryFrontend;

@@ -169,7 +169,7 @@ impl Node {
         if let Some(ingester) = &roles.ingester {
             self.process.set_ingester(ingester.clone());
         }
-        let router = roles.http(&config, self.process.clone(), limits, registry)?;
+        let router = roles.http(&config, self.process.clone(), limits, registry, self.tasks.clone())?;
         let router = match server.http_path_prefix.as_str() {
             "" => router,
             prefix => Router::new().nest(prefix, router),
@@ -198,6 +198,9 @@ impl Node {
         stop.cancel();
         if let Some(grpc) = &self.grpc_serving {
             grpc.stop.cancel();
+        }
+        if let Some(ingester) = self.roles.as_ref().and_then(|r| r.ingester.as_ref()) {
+            ingester.end_tails();
         }
         tracing::debug!("waiting for open requests");
         let _ = done.await;

@@ -15,7 +15,7 @@ use super::streams::{Flags, StreamRows};
 const PIECE_BYTES: usize = 64 << 10;
 
 /// What an answer consists of between its head and its tail.
-pub(super) trait Rows: Send + 'static {
+pub(crate) trait Rows: Send + 'static {
     /// Appends the next row; `false` when there was none left.
     fn next(&mut self, out: &mut Vec<u8>) -> bool;
 }

@@ -21,8 +21,7 @@ pub(super) fn respond(response: QueryResponse) -> Result<Response, ApiError> {
     let mut tail = b"],".to_vec();
     stats::write(&mut tail, &response.stats);
     tail.extend_from_slice(b"}\n");
-    let groups = group(&entries, false);
-    let rows = LegacyRows { entries, groups: groups.into_iter(), first: true };
+    let rows = LegacyRows::new(entries);
     Ok(answer::in_pieces(Pieces { buffer: b"{\"streams\":[".to_vec(), rows: Some(Box::new(rows)), tail }))
 }
 
@@ -37,10 +36,18 @@ pub(super) fn values(values: &[String]) -> Response {
     answer::json_response(out)
 }
 
-struct LegacyRows {
+/// Writes streams one by one.
+pub(crate) struct LegacyRows {
     entries: Vec<LogEntry>,
     groups: std::vec::IntoIter<Group>,
     first: bool,
+}
+
+impl LegacyRows {
+    pub(crate) fn new(entries: Vec<LogEntry>) -> Self {
+        let groups = group(&entries, false).into_iter();
+        Self { entries, groups, first: true }
+    }
 }
 
 impl Rows for LegacyRows {

@@ -91,7 +91,7 @@ pub fn series(params: &Params, tenant: TenantId, now: Timestamp) -> Result<Metad
 }
 
 /// Start and end.
-pub(super) fn bounds(params: &Params, now: Timestamp) -> Result<(Timestamp, Timestamp)> {
+pub(crate) fn bounds(params: &Params, now: Timestamp) -> Result<(Timestamp, Timestamp)> {
     let named =
         |name: &str, e: String| ApiError::bad_request(format!("could not parse '{name}' parameter: {e}"));
     let since = match params.first("since") {
@@ -104,7 +104,7 @@ pub(super) fn bounds(params: &Params, now: Timestamp) -> Result<(Timestamp, Time
     Ok((start, end))
 }
 
-pub(super) fn limit(params: &Params) -> Result<usize> {
+pub(crate) fn limit(params: &Params) -> Result<usize> {
     let text = params.first("limit");
     if text.is_empty() {
         return Ok(DEFAULT_LIMIT);

@@ -96,7 +96,7 @@ fn all_labels(labels: &EntryLabels) -> Labels {
 }
 
 /// Writes streams entry by entry.
-pub(super) struct StreamRows {
+pub(crate) struct StreamRows {
     entries: Vec<LogEntry>,
     groups: Vec<Group>,
     categorize: bool,
@@ -105,7 +105,7 @@ pub(super) struct StreamRows {
 }
 
 impl StreamRows {
-    pub(super) fn new(entries: Vec<LogEntry>, categorize: bool) -> Self {
+    pub(crate) fn new(entries: Vec<LogEntry>, categorize: bool) -> Self {
         let groups = group(&entries, categorize);
         Self { entries, groups, categorize, at: (0, 0) }
     }

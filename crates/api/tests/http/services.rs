@@ -14,7 +14,9 @@ use skald_model::{Error, Kind, Limits, Push, QueryStats, Result, TenantId};
 use skald_rpc::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery};
 use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
+use skald_rpc::tail::{TailQuery, TailStream, TailTask};
 use skald_rpc::{Distributor, Ingester, QueryFrontend};
+use skald_runtime::Tasks;
 use skald_runtime::clock::ManualClock;
 use skald_runtime::metrics::BuildInfo;
 
@@ -94,6 +96,10 @@ impl QueryFrontend for Services {
     async fn series(&self, r: MetadataRequest) -> Result<Vec<StreamInfo>> {
         self.ask(metadata("series", &r), self.series.lock().unwrap().clone())
     }
+
+    async fn tail(&self, _: TailQuery) -> Result<TailStream> {
+        Err(unused())
+    }
 }
 
 #[async_trait]
@@ -108,6 +114,9 @@ impl Ingester for Services {
         Err(unused())
     }
     async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
+        Err(unused())
+    }
+    async fn tail(&self, _: TailTask) -> Result<TailStream> {
         Err(unused())
     }
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {
@@ -159,6 +168,7 @@ pub fn surface_with(services: &Arc<Services>, config: Config) -> Router {
         distributor: Some(services.clone()),
         frontend: Some(services.clone()),
         ingester: Some(services.clone()),
+        tasks: Tasks::new(),
     })
     .unwrap()
 }

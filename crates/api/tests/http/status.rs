@@ -119,6 +119,7 @@ async fn roles_that_do_not_run_have_no_routes() {
         distributor: None,
         frontend: Some(services),
         ingester: None,
+        tasks: skald_runtime::Tasks::new(),
     })
     .unwrap();
     assert_eq!(get(&router, "/loki/api/v1/labels").await.status, 200);

@@ -8,6 +8,7 @@ use skald_model::{Labels, StreamId};
 use skald_rpc::Ingester;
 use skald_rpc::ingester::{StreamInfo, StreamsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
+use skald_rpc::tail::{TailStream, TailTask};
 
 use super::*;
 
@@ -38,6 +39,9 @@ impl Ingester for Fake {
     }
     async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
         Ok(vec![])
+    }
+    async fn tail(&self, _: TailTask) -> Result<TailStream> {
+        Err(Error::internal("not asked for"))
     }
     async fn flush(&self, _: Option<TenantId>) -> Result<()> {
         Ok(())

@@ -65,20 +65,20 @@ pub(crate) fn query_logs(
 }
 
 /// What is done to an entry whose stored line passes.
-enum Stages {
+pub(crate) enum Stages {
     Pipeline(PipelineTask),
     None(PlainLabels),
 }
 
 impl Stages {
-    fn new(query: &LogQuery) -> Self {
+    pub(crate) fn new(query: &LogQuery) -> Self {
         match &query.pipeline {
             Some(pipeline) => Stages::Pipeline(pipeline.task()),
             None => Stages::None(PlainLabels::default()),
         }
     }
 
-    fn process(
+    pub(crate) fn process(
         &mut self,
         timestamp: Timestamp,
         line: &Bytes,

@@ -13,7 +13,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use logs::query_logs;
+pub(crate) use logs::{Stages, query_logs};
 pub(crate) use metric::query_metric;
 pub(crate) use pool::{Cancelled, Pool};
 pub(crate) use streams::streams;

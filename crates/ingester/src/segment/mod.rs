@@ -93,6 +93,11 @@ impl HeldBatch {
         batch.entries.compressed = None;
         Self { batch, lsn, epoch, reservation }
     }
+
+    /// Bytes that it holds of the memory budget.
+    pub fn reserved_bytes(&self) -> usize {
+        self.reservation.bytes()
+    }
 }
 
 impl Batches {
@@ -182,11 +187,11 @@ impl StreamRows {
 
 impl Segment {
     /// Adds a batch. Its LSN is above all that came before.
-    pub fn insert(&mut self, held: HeldBatch) -> Inserted {
+    pub fn insert(&mut self, held: impl Into<Arc<HeldBatch>>) -> Inserted {
+        let held = held.into();
         let (lsn, epoch) = (held.lsn, held.epoch);
         self.lsns = Some((self.lsns.map_or(lsn, |l| l.0), lsn));
         self.epochs = Some(self.epochs.map_or((epoch, epoch), |e| (e.0.min(epoch), e.1.max(epoch))));
-        let held = Arc::new(held);
         let number = self.batches.len() as u32;
         Arc::make_mut(&mut self.batches).0.push(held.clone());
         let mut inserted = Inserted::default();

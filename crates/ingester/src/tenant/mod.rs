@@ -184,7 +184,7 @@ impl State {
     }
 
     /// Adds a logged batch.
-    pub(crate) fn insert(&mut self, held: HeldBatch, now: Timestamp) -> Inserted {
+    pub(crate) fn insert(&mut self, held: Arc<HeldBatch>, now: Timestamp) -> Inserted {
         if self.active.is_empty() {
             self.active_since = now;
         }

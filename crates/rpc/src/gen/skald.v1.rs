@@ -163,6 +163,27 @@ pub struct MetricChunk {
     #[prost(message, optional, tag = "2")]
     pub stats: ::core::option::Option<QueryStats>,
 }
+/// Entries of a live tail, and those that a slow reader lost. The label table of the entries begins empty with each
+/// TailChunk, so that neither side keeps the labels of an endless stream.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TailChunk {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<EntryChunk>,
+    /// How many were lost since the last chunk.
+    #[prost(uint64, tag = "2")]
+    pub dropped_entries: u64,
+    /// Some of them.
+    #[prost(message, repeated, tag = "3")]
+    pub dropped: ::prost::alloc::vec::Vec<DroppedEntry>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DroppedEntry {
+    #[prost(sfixed64, tag = "1")]
+    pub timestamp: i64,
+    /// Packed.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub labels: ::prost::bytes::Bytes,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Direction {
@@ -502,6 +523,13 @@ pub struct IngesterStreamsRequest {
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailTask {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub query: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FlushRequest {
     /// Empty: all tenants.
     #[prost(string, tag = "1")]
@@ -682,6 +710,28 @@ pub mod ingester_client {
             req.extensions_mut().insert(GrpcMethod::new("skald.v1.Ingester", "Streams"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Follows what is appended from now on. The answer's head is sent once nothing appended later can be missed.
+        pub async fn tail(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TailTask>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TailChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skald.v1.Ingester/Tail");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skald.v1.Ingester", "Tail"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Writes what is in memory to the table and answers when it is committed.
         pub async fn flush(
             &mut self,
@@ -757,6 +807,17 @@ pub mod ingester_server {
             &self,
             request: tonic::Request<super::IngesterStreamsRequest>,
         ) -> std::result::Result<tonic::Response<Self::StreamsStream>, tonic::Status>;
+        /// Server streaming response type for the Tail method.
+        type TailStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TailChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Follows what is appended from now on. The answer's head is sent once nothing appended later can be missed.
+        async fn tail(
+            &self,
+            request: tonic::Request<super::TailTask>,
+        ) -> std::result::Result<tonic::Response<Self::TailStream>, tonic::Status>;
         /// Writes what is in memory to the table and answers when it is committed.
         async fn flush(
             &self,
@@ -1008,6 +1069,52 @@ pub mod ingester_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StreamsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.Ingester/Tail" => {
+                    #[allow(non_camel_case_types)]
+                    struct TailSvc<T: Ingester>(pub Arc<T>);
+                    impl<
+                        T: Ingester,
+                    > tonic::server::ServerStreamingService<super::TailTask>
+                    for TailSvc<T> {
+                        type Response = super::TailChunk;
+                        type ResponseStream = T::TailStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TailTask>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingester>::tail(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TailSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1611,6 +1718,19 @@ pub struct MetadataRequest {
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailRequest {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub query: ::prost::alloc::string::String,
+    #[prost(sfixed64, tag = "3")]
+    pub start: i64,
+    #[prost(uint64, tag = "4")]
+    pub limit: u64,
+    #[prost(uint64, tag = "5")]
+    pub delay_nanos: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LabelValuesRequest {
     #[prost(message, optional, tag = "1")]
     pub request: ::core::option::Option<MetadataRequest>,
@@ -1880,6 +2000,31 @@ pub mod query_frontend_client {
                 .insert(GrpcMethod::new("skald.v1.QueryFrontend", "Series"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Follows a log query until the caller goes.
+        pub async fn tail(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TailRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TailChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.QueryFrontend/Tail",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.QueryFrontend", "Tail"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1948,6 +2093,17 @@ pub mod query_frontend_server {
             &self,
             request: tonic::Request<super::MetadataRequest>,
         ) -> std::result::Result<tonic::Response<Self::SeriesStream>, tonic::Status>;
+        /// Server streaming response type for the Tail method.
+        type TailStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TailChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Follows a log query until the caller goes.
+        async fn tail(
+            &self,
+            request: tonic::Request<super::TailRequest>,
+        ) -> std::result::Result<tonic::Response<Self::TailStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct QueryFrontendServer<T> {
@@ -2240,6 +2396,52 @@ pub mod query_frontend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SeriesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.QueryFrontend/Tail" => {
+                    #[allow(non_camel_case_types)]
+                    struct TailSvc<T: QueryFrontend>(pub Arc<T>);
+                    impl<
+                        T: QueryFrontend,
+                    > tonic::server::ServerStreamingService<super::TailRequest>
+                    for TailSvc<T> {
+                        type Response = super::TailChunk;
+                        type ResponseStream = T::TailStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TailRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueryFrontend>::tail(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TailSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -12,10 +12,11 @@ use super::chunks::{self, Chunks};
 use super::error::to_status;
 use super::proto::query_frontend_client::QueryFrontendClient as Generated;
 use super::proto::query_frontend_server::{self, QueryFrontendServer};
-use super::{Connection, convert, proto, request};
+use super::{Connection, convert, proto, request, tail};
 use crate::QueryFrontend;
 use crate::frontend::{InstantQuery, MetadataRequest, QueryResponse, RangeQuery};
 use crate::ingester::StreamInfo;
+use crate::tail::{TailQuery, TailStream};
 
 /// A query frontend in another process.
 #[derive(Clone, Debug)]
@@ -79,6 +80,12 @@ impl QueryFrontend for QueryFrontendClient {
         let answer = async { chunks::receive_streams(client.series(message).await?.into_inner()).await };
         self.connection.call("series", deadline, answer).await
     }
+
+    async fn tail(&self, query: TailQuery) -> Result<TailStream> {
+        let mut client = self.client.clone();
+        let message = tail::request(tail::query_to(query));
+        tail::open(&self.connection, client.tail(message)).await
+    }
 }
 
 pub(super) fn server(service: Arc<dyn QueryFrontend>, limits: MessageLimits) -> QueryFrontendServer<Adapter> {
@@ -98,6 +105,7 @@ impl query_frontend_server::QueryFrontend for Adapter {
     type LabelNamesStream = Chunks<proto::TextChunk>;
     type LabelValuesStream = Chunks<proto::TextChunk>;
     type SeriesStream = Chunks<proto::StreamChunk>;
+    type TailStream = tail::Chunks;
 
     async fn query_range(
         &self,
@@ -132,5 +140,10 @@ impl query_frontend_server::QueryFrontend for Adapter {
     async fn series(&self, request: Request<proto::MetadataRequest>) -> Answer<Self::SeriesStream> {
         let metadata = convert::metadata_from(request.into_inner()).map_err(to_status)?;
         chunks::send(self.0.series(metadata).await, chunks::cut_streams)
+    }
+
+    async fn tail(&self, request: Request<proto::TailRequest>) -> Answer<Self::TailStream> {
+        let query = tail::query_from(request.into_inner()).map_err(to_status)?;
+        tail::send(self.0.tail(query).await)
     }
 }

@@ -12,10 +12,11 @@ use super::chunks::{self, Chunks};
 use super::error::to_status;
 use super::proto::ingester_client::IngesterClient as Generated;
 use super::proto::ingester_server::{self, IngesterServer};
-use super::{Connection, EncodedBatch, convert, proto, request};
+use super::{Connection, EncodedBatch, convert, proto, request, tail};
 use crate::Ingester;
 use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest};
 use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
+use crate::tail::{TailStream, TailTask};
 
 /// An ingester in another process.
 #[derive(Clone, Debug)]
@@ -73,6 +74,12 @@ impl Ingester for IngesterClient {
         self.connection.call("streams of an ingester", deadline, answer).await
     }
 
+    async fn tail(&self, task: TailTask) -> Result<TailStream> {
+        let mut client = self.client.clone();
+        let message = tail::request(tail::task_to(task));
+        tail::open(&self.connection, client.tail(message)).await
+    }
+
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {
         let deadline = self.connection.config.flush_timeout;
         let tenant = tenant.map(|t| t.as_str().to_owned()).unwrap_or_default();
@@ -98,6 +105,7 @@ impl ingester_server::Ingester for Adapter {
     type QueryLogsStream = Chunks<proto::LogChunk>;
     type QueryMetricStream = Chunks<proto::MetricChunk>;
     type StreamsStream = Chunks<proto::StreamChunk>;
+    type TailStream = tail::Chunks;
 
     async fn push(
         &self,
@@ -125,6 +133,11 @@ impl ingester_server::Ingester for Adapter {
     async fn streams(&self, request: Request<proto::IngesterStreamsRequest>) -> Answer<Self::StreamsStream> {
         let streams = convert::ingester_streams_from(request.into_inner()).map_err(to_status)?;
         chunks::send(self.0.streams(streams).await, chunks::cut_streams)
+    }
+
+    async fn tail(&self, request: Request<proto::TailTask>) -> Answer<Self::TailStream> {
+        let task = tail::task_from(request.into_inner()).map_err(to_status)?;
+        tail::send(self.0.tail(task).await)
     }
 
     async fn flush(&self, request: Request<proto::FlushRequest>) -> Answer<proto::FlushResponse> {

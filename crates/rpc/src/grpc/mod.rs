@@ -17,6 +17,7 @@ mod error;
 mod frontend;
 mod ingester;
 mod querier;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -130,8 +131,14 @@ impl Connection {
 
 /// A request with its deadline and, in a trace, the span it belongs to.
 fn request<T>(message: T, deadline: Duration) -> Request<T> {
-    let mut request = Request::new(message);
+    let mut request = endless(message);
     request.set_timeout(deadline);
+    request
+}
+
+/// A request for a stream that ends when its reader goes. The connection's keep-alive finds out when the peer is gone.
+fn endless<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
     if let Some(parent) = current_traceparent().and_then(|p| p.parse().ok()) {
         request.metadata_mut().insert(TRACEPARENT, parent);
     }

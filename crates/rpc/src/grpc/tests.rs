@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
 use parking_lot::Mutex;
 use prometheus::Registry;
 use proptest::prelude::*;
@@ -24,6 +25,7 @@ use super::*;
 use crate::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery, Series};
 use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest};
 use crate::querier::{BlockRef, BlockStreamsRequest, LogResult, LogTask, MetricResult, MetricTask};
+use crate::tail::{Dropped, DroppedEntry, TailBatch, TailQuery, TailStream, TailTask};
 use crate::{Distributor, Ingester, Querier, QueryFrontend};
 
 /// Remembers what it was asked as text and gives what it was told to.
@@ -120,6 +122,9 @@ impl Ingester for Fake {
     async fn streams(&self, request: StreamsRequest) -> Result<Vec<StreamInfo>> {
         self.answer(&request, || self.streams())
     }
+    async fn tail(&self, task: TailTask) -> Result<TailStream> {
+        self.answer(&task, tail_stream)
+    }
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {
         self.answer(&tenant, || ())
     }
@@ -164,6 +169,25 @@ impl QueryFrontend for Fake {
     async fn series(&self, request: MetadataRequest) -> Result<Vec<StreamInfo>> {
         self.answer(&request, || self.streams())
     }
+    async fn tail(&self, query: TailQuery) -> Result<TailStream> {
+        self.answer(&query, tail_stream)
+    }
+}
+
+/// A tail that loses something, and fails.
+fn tail_stream() -> TailStream {
+    let listed = vec![DroppedEntry { timestamp: -7, labels: labels(&[("app", "a")]) }];
+    let dropped = Dropped { entries: 9, listed };
+    let batches = [
+        Ok(TailBatch { entries: entries(3), ..TailBatch::default() }),
+        Ok(TailBatch { entries: entries(5000), dropped }),
+        Err(Error::new(Kind::Timeout, "reached tail max duration limit")),
+    ];
+    stream::iter(batches).boxed()
+}
+
+async fn all(tail: Result<TailStream>) -> Result<Vec<Result<TailBatch>>> {
+    Ok(tail?.collect().await)
 }
 
 fn series(points: usize) -> Vec<Series> {
@@ -328,6 +352,8 @@ async fn the_ingester_answers_the_same_across_the_wire() {
     same!(fake, client, Ingester, |s| s.query_logs(log_task()));
     same!(fake, client, Ingester, |s| s.query_metric(metric_task()));
     same!(fake, client, Ingester, |s| s.streams(streams.clone()));
+    let task = TailTask { tenant: tenant(), query: "{app=\"a\"}".into() };
+    same!(fake, client, Ingester, |s| async { all(s.tail(task.clone()).await).await });
     same!(fake, client, Ingester, |s| s.flush(None));
     same!(fake, client, Ingester, |s| s.flush(Some(tenant())));
 }
@@ -362,6 +388,14 @@ async fn the_query_frontend_answers_the_same_across_the_wire() {
     same!(fake, client, QueryFrontend, |s| s.label_names(metadata()));
     same!(fake, client, QueryFrontend, |s| s.label_values(metadata(), "app"));
     same!(fake, client, QueryFrontend, |s| s.series(metadata()));
+    let query = TailQuery {
+        tenant: tenant(),
+        query: "{app=\"a\"}".into(),
+        start: -5,
+        limit: 10,
+        delay: Duration::from_millis(1500),
+    };
+    same!(fake, client, QueryFrontend, |s| async { all(s.tail(query.clone()).await).await });
 }
 
 #[tokio::test]

@@ -203,19 +203,38 @@ pub(crate) struct QuerierSection {
     /// Compressed bytes of blocks that may be in memory for scans at a time.
     #[serde(with = "skald_runtime::units::bytes")]
     pub(crate) fetch_bytes_max: u64,
+    /// How long a live tail may last.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) tail_max_duration: Duration,
+    /// Most bytes of entries that a live tail with `delay_for` holds back.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) tail_buffer_bytes: u64,
 }
 
 impl Default for QuerierSection {
     fn default() -> Self {
         let skald_querier::Config { max_concurrent, block_cache_bytes, fetch_bytes_max } =
             skald_querier::Config::default();
-        Self { max_concurrent, block_cache_bytes, fetch_bytes_max }
+        let frontend = skald_frontend::Config::default();
+        Self {
+            max_concurrent,
+            block_cache_bytes,
+            fetch_bytes_max,
+            tail_max_duration: frontend.tail_max_duration,
+            tail_buffer_bytes: frontend.tail_buffer_bytes,
+        }
     }
 }
 
 impl From<QuerierSection> for skald_querier::Config {
     fn from(section: QuerierSection) -> Self {
-        let QuerierSection { max_concurrent, block_cache_bytes, fetch_bytes_max } = section;
+        let QuerierSection {
+            max_concurrent,
+            block_cache_bytes,
+            fetch_bytes_max,
+            tail_max_duration: _,
+            tail_buffer_bytes: _,
+        } = section;
         Self { max_concurrent, block_cache_bytes, fetch_bytes_max }
     }
 }
@@ -233,7 +252,7 @@ pub(crate) struct FrontendSection {
 
 impl Default for FrontendSection {
     fn default() -> Self {
-        let skald_frontend::Config { metadata_cache_bytes } = skald_frontend::Config::default();
+        let metadata_cache_bytes = skald_frontend::Config::default().metadata_cache_bytes;
         Self { compress_responses: true, metadata_cache_bytes }
     }
 }

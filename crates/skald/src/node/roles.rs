@@ -15,7 +15,7 @@ use skald_model::ring::RingMember;
 use skald_rpc::grpc::Services;
 use skald_rpc::{Distributor, Querier, QueryFrontend};
 use skald_runtime::grpc::MessageLimits;
-use skald_runtime::{Clock, SystemClock};
+use skald_runtime::{Clock, SystemClock, Tasks};
 use skald_storage::block::BlockOptions;
 use skald_storage::cache::CacheMetrics;
 use skald_storage::store::{self, StoreConfig};
@@ -23,7 +23,7 @@ use skald_storage::table::{self, Catalog};
 
 use super::process::Process;
 use super::target::{Role, Targets};
-use crate::config::{Config, DistributorSection, FrontendSection, Server};
+use crate::config::{Config, DistributorSection, FrontendSection, QuerierSection, Server};
 
 /// Tables that are looked at when the process starts on a local directory.
 const TABLES_CHECKED_MAX: usize = 64;
@@ -88,6 +88,7 @@ impl Roles {
                 Ingester::start(ingester_config, clock.clone(), limits.clone(), registry, open_table);
             ingester = Some(Box::pin(starting).await?);
         }
+        let QuerierSection { tail_max_duration, tail_buffer_bytes, .. } = querier_config;
         let mut querier: Option<Arc<dyn Querier>> = None;
         if targets.has(Role::Querier) {
             let caches = CacheMetrics::new(registry)?;
@@ -112,7 +113,8 @@ impl Roles {
         }
         let mut frontend: Option<Arc<dyn QueryFrontend>> = None;
         if targets.has(Role::QueryFrontend) {
-            let config = skald_frontend::Config { metadata_cache_bytes };
+            let config =
+                skald_frontend::Config { metadata_cache_bytes, tail_max_duration, tail_buffer_bytes };
             let service =
                 skald_frontend::Frontend::new(&config, clock.clone(), limits, catalog, topology, registry)?;
             frontend = Some(Arc::new(service));
@@ -127,6 +129,7 @@ impl Roles {
         node: Arc<Process>,
         limits: Arc<dyn TenantLimits>,
         registry: Registry,
+        tasks: Tasks,
     ) -> Result<Router> {
         let deps = skald_api::ApiDeps {
             config: skald_api::Config {
@@ -143,6 +146,7 @@ impl Roles {
             distributor: self.distributor.clone(),
             frontend: self.frontend.clone(),
             ingester: self.ingester.clone().map(|i| i as Arc<dyn skald_rpc::Ingester>),
+            tasks,
         };
         skald_api::router(deps).context("failed to register the metrics of the HTTP surface")
     }
