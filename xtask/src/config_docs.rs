@@ -62,7 +62,7 @@ fn keys(yaml: &str) -> Vec<String> {
 }
 
 /// Keys whose value is a list, which stands on the lines below.
-const LISTS: [&str; 1] = ["discover_service_name"];
+const LISTS: [&str; 2] = ["discover_service_name", "log_level_fields"];
 
 #[cfg(test)]
 mod tests {

@@ -85,6 +85,7 @@ limits_config:
   reject_old_samples: false
   discover_log_levels: false
   discover_service_name: []
+  shard_streams: {enabled: false}
   ingestion_rate_mb: 1000
   ingestion_burst_size_mb: 1000
   max_entries_limit_per_query: 100000

@@ -38,6 +38,7 @@ pub fn status_of(kind: Kind) -> StatusCode {
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::Blocked(status) => StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST),
         Kind::LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
         // nginx' code for a client that has gone away; `http` has no name for it.
         Kind::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),

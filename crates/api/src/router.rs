@@ -98,6 +98,7 @@ fn with_status(routes: Routes, state: &StatusState) -> Routes {
             "config_tenant_v1_limits",
             get(status::tenant_limits).with_state(s()),
         )
+        .add("/runtime_config", "runtime_config", get(status::runtime_config).with_state(s()))
         .add("/log_level", "log_level", get(status::log_level).post(status::log_level).with_state(s()))
         .add(
             "/loki/api/v1/status/buildinfo",

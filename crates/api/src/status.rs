@@ -32,6 +32,12 @@ pub trait Node: Send + Sync + 'static {
     /// Its configuration as YAML.
     fn config(&self, view: ConfigView) -> String;
 
+    /// The limits of a tenant as YAML.
+    fn tenant_limits(&self, tenant: &TenantId) -> String;
+
+    /// The limits of tenants that have some of their own as YAML: all of them, or with `own` what is their own.
+    fn runtime_config(&self, own: bool) -> String;
+
     /// The level of its log: debug, info, warn or error.
     fn log_level(&self) -> String;
 
@@ -108,12 +114,16 @@ pub(crate) async fn tenant_limits(
     request: Request,
 ) -> Result<Response, ApiError> {
     let tenant = tenant(request.headers(), &state.config)?;
-    let limits = serde_json::to_value(&*state.limits.of(&tenant)).map_err(|e| {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to write limits: {e}"))
-    })?;
-    // One key a line; JSON's scalars and lists are YAML's too.
-    let fields = limits.as_object().into_iter().flatten();
-    Ok(yaml(fields.map(|(key, value)| format!("{key}: {value}\n")).collect()))
+    Ok(yaml(state.node.tenant_limits(&tenant)))
+}
+
+/// `GET /runtime_config`, with `mode=diff` only what tenants have of their own.
+pub(crate) async fn runtime_config(
+    State(state): State<StatusState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (_, params) = Params::read(request).await?;
+    Ok(yaml(state.node.runtime_config(params.first("mode") == "diff")))
 }
 
 /// `GET /loki/api/v1/status/buildinfo`

@@ -30,6 +30,7 @@ pub struct View {
     ingesters: Vec<Member<dyn Ingester>>,
     queriers: Vec<Member<dyn Querier>>,
     replication_factor: usize,
+    distributors: usize,
 }
 
 impl View {
@@ -43,7 +44,19 @@ impl View {
         ingesters.dedup_by(|a, b| a.0.name == b.0.name);
         let ring = Ring::new(ingesters.iter().map(|(m, _)| m.clone()).collect());
         let ingesters = ingesters.into_iter().map(|(m, service)| Member { name: m.name, service }).collect();
-        Self { ring, ingesters, queriers, replication_factor: replication_factor.max(1) }
+        Self { ring, ingesters, queriers, replication_factor: replication_factor.max(1), distributors: 1 }
+    }
+
+    /// The same view with so many live distributors; without this call there is one.
+    #[must_use]
+    pub fn with_distributors(mut self, distributors: usize) -> Self {
+        self.distributors = distributors.max(1);
+        self
+    }
+
+    /// Live distributors, this one among them: they share the tenants' ingestion rates.
+    pub fn distributors(&self) -> usize {
+        self.distributors
     }
 
     /// All ingesters; reads ask every one of them.

@@ -4,9 +4,12 @@
 //! It keeps no data: whatever it knows (parsed labels, rate buckets) may be forgotten at any time. It never copies a
 //! line unless a push has to be divided among ingesters.
 
+pub mod level;
 mod metrics;
 mod rate;
 mod replicate;
+mod rules;
+mod shards;
 mod streams;
 mod validate;
 
@@ -16,11 +19,13 @@ use async_trait::async_trait;
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use skald_cluster::Topology;
-use skald_model::{Batch, Error, Kind, Push, Result, TenantId, TenantLimits};
+use skald_model::{Error, Kind, Limits, Push, Result, TenantId, TenantLimits};
 use skald_runtime::Clock;
 
 use crate::metrics::Metrics;
 use crate::rate::RateLimiter;
+use crate::rules::RuleCache;
+use crate::shards::Sharder;
 use crate::streams::StreamCache;
 
 /// Settings of the distributor.
@@ -45,8 +50,10 @@ pub struct Distributor {
     clock: Arc<dyn Clock>,
     /// Nanoseconds.
     epoch_length: i64,
+    rules: RuleCache,
     streams: StreamCache,
     rate: RateLimiter,
+    sharder: Sharder,
     metrics: Metrics,
 }
 
@@ -66,8 +73,10 @@ impl Distributor {
             limits,
             clock,
             epoch_length: epoch_length.max(1),
+            rules: RuleCache::default(),
             streams: StreamCache::new(config.stream_cache_bytes),
             rate: RateLimiter::default(),
+            sharder: Sharder::default(),
             metrics: Metrics::new(registry)?,
         })
     }
@@ -83,29 +92,46 @@ impl skald_rpc::Distributor for Distributor {
             ));
         }
         let now = self.clock.now();
-        let limits = self.limits.of(tenant);
-        let validated = validate::validate(push, &self.streams, tenant, &limits, now)?;
+        let rules = self.rules.of(&self.limits.of(tenant));
+        let limits = &rules.limits;
+        if now < limits.block_ingestion_until {
+            self.metrics.blocked(tenant, &push);
+            return blocked(tenant, limits);
+        }
+        let validated = validate::validate(push, &self.streams, tenant, &rules, now)?;
         self.metrics.discarded(tenant, &validated.refused);
-        let refusal = validated.refused.to_error();
-        let batch = validated.batch;
+        self.metrics.truncated(tenant, validated.truncated);
+        let refusal = validated.refused.to_error(limits);
+        let (mut batch, bytes) = (validated.batch, validated.bytes);
         if batch.entries.refs.is_empty() {
             return refusal.map_or(Ok(()), Err);
         }
-        let (lines, bytes) = (batch.entries.refs.len() as u64, payload_bytes(&batch));
-        if let Err(wait) = self.rate.take(tenant, &limits, bytes, now) {
+        let view = self.topology.view();
+        let lines = batch.entries.refs.len() as u64;
+        let rate = rate::rate_of(limits, view.distributors());
+        if let Err(wait) = self.rate.take(tenant, limits, rate, bytes, now) {
             self.metrics.rate_limited(tenant, lines, bytes);
-            return Err(rate::refusal(tenant, &limits, lines, bytes, wait));
+            return Err(rate::refusal(tenant, rate, lines, bytes, wait));
         }
         self.metrics.received(tenant, lines, bytes);
+        self.sharder.divide(tenant, &mut batch, &limits.shard_streams, now);
         let epoch = now.div_euclid(self.epoch_length);
-        replicate::replicate(&self.topology.view(), tenant, epoch, batch).await.inspect_err(|_| {
+        replicate::replicate(&view, tenant, epoch, batch).await.inspect_err(|_| {
             self.metrics.append_failures.inc();
         })?;
         refusal.map_or(Ok(()), Err)
     }
 }
 
-/// Bytes that count against rates: lines and structured metadata.
-fn payload_bytes(batch: &Batch) -> u64 {
-    batch.entries.refs.iter().map(|e| u64::from(e.line_len) + u64::from(e.metadata_len)).sum()
+/// The answer to a push while the tenant's pushes are blocked.
+fn blocked(tenant: &TenantId, limits: &Limits) -> Result<()> {
+    let status = limits.block_ingestion_status_code;
+    if status == 200 {
+        return Ok(());
+    }
+    let until = validate::rfc3339(limits.block_ingestion_until);
+    Err(Error::new(
+        Kind::Blocked(status),
+        format!("ingestion blocked for user {tenant} until '{until}' with status code '{status}'"),
+    ))
 }

@@ -1,7 +1,7 @@
 //! The instruments of the distributor, with Loki's names.
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
-use skald_model::TenantId;
+use skald_model::{Push, TenantId};
 
 use crate::validate::Refused;
 
@@ -10,13 +10,20 @@ pub(crate) struct Metrics {
     lines_received: IntCounterVec,
     discarded_samples: IntCounterVec,
     discarded_bytes: IntCounterVec,
+    mutated_samples: IntCounterVec,
+    mutated_bytes: IntCounterVec,
     pub(crate) append_failures: IntCounter,
 }
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let vec = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            let v = IntCounterVec::new(Opts::new(name, help), labels)?;
+            let mut options = Opts::new(name, help);
+            if name.starts_with("loki_discarded") {
+                // Ingesters count under the same name in the same process.
+                options = options.const_label("component", "distributor");
+            }
+            let v = IntCounterVec::new(options, labels)?;
             registry.register(Box::new(v.clone()))?;
             Ok(v)
         };
@@ -46,6 +53,16 @@ impl Metrics {
                 "Bytes of refused entries, by reason.",
                 &["reason", "tenant"],
             )?,
+            mutated_samples: vec(
+                "loki_mutated_samples_total",
+                "Entries that were changed to be accepted, by reason.",
+                &["reason", "tenant"],
+            )?,
+            mutated_bytes: vec(
+                "loki_mutated_bytes_total",
+                "Bytes that such entries lost, by reason.",
+                &["reason", "tenant"],
+            )?,
             append_failures,
         })
     }
@@ -58,6 +75,22 @@ impl Metrics {
 
     pub(crate) fn rate_limited(&self, tenant: &TenantId, lines: u64, bytes: u64) {
         self.discard("rate_limited", tenant, lines, bytes);
+    }
+
+    /// All of a push is refused because the tenant's pushes are blocked.
+    pub(crate) fn blocked(&self, tenant: &TenantId, push: &Push) {
+        let refs = &push.entries.refs;
+        let bytes = refs.iter().map(|e| u64::from(e.line_len) + u64::from(e.metadata_len)).sum();
+        self.discard("blocked_ingestion", tenant, refs.len() as u64, bytes);
+    }
+
+    /// Lines were cut, by so many bytes together.
+    pub(crate) fn truncated(&self, tenant: &TenantId, (lines, bytes): (u64, u64)) {
+        if lines > 0 {
+            let labels = ["line_too_long", tenant.as_str()];
+            self.mutated_samples.with_label_values(&labels).inc_by(lines);
+            self.mutated_bytes.with_label_values(&labels).inc_by(bytes);
+        }
     }
 
     pub(crate) fn discarded(&self, tenant: &TenantId, refused: &Refused) {

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use chrono::DateTime;
 use skald_model::{
-    Batch, BatchStream, EntryRef, Error, LabelsRef, Limits, Push, Result, TenantId, Timestamp,
+    Batch, BatchStream, EntryRef, Error, Kind, LabelsRef, Limits, Push, Result, TenantId, Timestamp,
 };
 
+use crate::level::{Level, tag};
+use crate::rules::Rules;
 use crate::streams::{Stream, StreamCache};
 
 /// Why entries were discarded; the names are those of Loki's `loki_discarded_samples_total{reason}`.
@@ -21,6 +23,8 @@ pub(crate) enum Reason {
     DisallowedStructuredMetadata,
     StructuredMetadataTooLarge,
     StructuredMetadataTooMany,
+    MissingEnforcedLabels,
+    BlockedIngestionPolicy,
 }
 
 impl Reason {
@@ -35,6 +39,8 @@ impl Reason {
             Reason::DisallowedStructuredMetadata => "disallowed_structured_metadata",
             Reason::StructuredMetadataTooLarge => "structured_metadata_too_large",
             Reason::StructuredMetadataTooMany => "structured_metadata_too_many",
+            Reason::MissingEnforcedLabels => "missing_enforced_labels",
+            Reason::BlockedIngestionPolicy => "blocked_ingestion_policy",
         }
     }
 }
@@ -70,13 +76,20 @@ impl Refused {
         }
     }
 
-    /// The answer for the pusher; `None` when nothing was refused.
-    pub(crate) fn to_error(&self) -> Option<Error> {
+    /// The answer for the pusher; `None` when nothing was refused. Where everything that was refused is blocked, it has
+    /// the status code for that.
+    pub(crate) fn to_error(&self, limits: &Limits) -> Option<Error> {
         let all = self.messages.len() + self.more;
-        match &self.messages[..] {
-            [] => None,
-            [one] => Some(Error::invalid(one.clone())),
-            many => Some(Error::invalid(format!("{all} errors: {}", many.join("; ")))),
+        let message = match &self.messages[..] {
+            [] => return None,
+            [one] => one.clone(),
+            many => format!("{all} errors: {}", many.join("; ")),
+        };
+        let blocked = self.counts.iter().all(|(reason, ..)| *reason == Reason::BlockedIngestionPolicy);
+        match limits.block_ingestion_status_code {
+            200 if blocked => None,
+            status if blocked => Some(Error::new(Kind::Blocked(status), message)),
+            _ => Some(Error::invalid(message)),
         }
     }
 }
@@ -87,6 +100,10 @@ pub(crate) struct Validated {
     pub(crate) batch: Batch,
     /// What may not.
     pub(crate) refused: Refused,
+    /// Bytes that count against rates: lines and structured metadata as they came.
+    pub(crate) bytes: u64,
+    /// Lines that were cut, and the bytes that they lost.
+    pub(crate) truncated: (u64, u64),
 }
 
 /// Resolves the streams of a push and keeps the entries that the limits allow. Labels that do not parse refuse the
@@ -95,33 +112,36 @@ pub(crate) fn validate(
     push: Push,
     cache: &StreamCache,
     tenant: &TenantId,
-    limits: &Arc<Limits>,
+    rules: &Arc<Rules>,
     now: Timestamp,
 ) -> Result<Validated> {
     let Push { streams, mut entries } = push;
+    let limits = &*rules.limits;
     let resolved: Vec<Stream> =
-        streams.iter().map(|s| cache.resolve(tenant, &s.labels, limits)).collect::<Result<_>>()?;
+        streams.iter().map(|s| cache.resolve(tenant, &s.labels, rules)).collect::<Result<_>>()?;
     let window = Window::new(limits, now);
     let mut refused = Refused::default();
     let mut batch = Batch { streams: Vec::with_capacity(streams.len()), ..Batch::default() };
+    let mut levels: Vec<Option<Level>> = Vec::new();
+    let mut cut = Cut::default();
     let mut refs = std::mem::take(&mut entries.refs);
     // Entries are kept in place: `kept` never overtakes the entry that is looked at, as ranges ascend.
-    let mut kept = 0usize;
+    let (mut kept, mut bytes) = (0usize, 0);
     for (pushed, stream) in streams.into_iter().zip(resolved) {
         let first = kept;
-        if let Some(why) = &stream.refused {
-            for e in &refs[pushed.entries.start as usize..pushed.entries.end as usize] {
-                refused.count(why.0, bytes_of(e));
-            }
-            refused.say(|| why.1.clone());
+        let range = pushed.entries.start as usize..pushed.entries.end as usize;
+        if let Some((reason, text)) = refusal_of(&stream, tenant, rules, now) {
+            refs[range].iter().for_each(|e| refused.count(reason, bytes_of(e)));
+            refused.say(|| text);
             continue;
         }
-        for i in pushed.entries.start as usize..pushed.entries.end as usize {
+        for i in range {
             let mut e = refs[i];
-            match check(&mut e, &entries, &window, limits) {
+            match check(&mut e, &entries, &window, limits, &mut cut) {
                 Ok(()) => {
                     refs[kept] = e;
                     kept += 1;
+                    bytes += bytes_of(&e);
                 }
                 Err(reason) => {
                     refused.count(reason, bytes_of(&e));
@@ -131,14 +151,88 @@ pub(crate) fn validate(
             }
         }
         if kept > first {
+            if limits.increment_duplicate_timestamp {
+                increment_duplicates(&mut refs[first..kept], &entries);
+            }
             let range = first as u32..kept as u32;
             batch.streams.push(BatchStream { id: stream.id, labels: stream.labels, entries: range });
+            levels.push(stream.level);
         }
     }
     refs.truncate(kept);
     entries.refs = refs;
     batch.entries = entries;
-    Ok(Validated { batch, refused })
+    if !limits.max_line_size_truncate_identifier.is_empty() {
+        cut.mark(&mut batch, &limits.max_line_size_truncate_identifier);
+    }
+    if let Some(detector) = &rules.levels {
+        tag(&mut batch, &levels, detector);
+    }
+    Ok(Validated { batch, refused, bytes, truncated: (cut.lines.len() as u64, cut.bytes) })
+}
+
+/// Why all of a stream is refused, if it is.
+fn refusal_of(stream: &Stream, tenant: &TenantId, rules: &Rules, now: Timestamp) -> Option<(Reason, String)> {
+    let policy = stream.policy.as_deref();
+    if let Some(until) = rules.policy_blocked_until(policy, now) {
+        let text = format!(
+            "ingestion blocked for user {tenant} (policy: {}) until '{}' with status code '{}'",
+            policy.unwrap_or_default(),
+            rfc3339(until),
+            rules.limits.block_ingestion_status_code
+        );
+        return Some((Reason::BlockedIngestionPolicy, text));
+    }
+    stream.refused.as_ref().map(|why| (**why).clone())
+}
+
+/// Moves entries that have the time of the one before, but another line, a nanosecond behind it.
+fn increment_duplicates(refs: &mut [EntryRef], entries: &skald_model::batch::Entries) {
+    let Some(mut as_pushed) = refs.first().map(|e| e.timestamp) else { return };
+    for i in 1..refs.len() {
+        let (before, e) = (refs[i - 1], refs[i]);
+        let same_time = e.timestamp == as_pushed || e.timestamp == before.timestamp;
+        if same_time && entries.line(&before) != entries.line(&e) {
+            refs[i].timestamp = before.timestamp.saturating_add(1);
+        } else {
+            as_pushed = e.timestamp;
+        }
+    }
+}
+
+/// Lines that were cut because they are too long.
+#[derive(Default)]
+struct Cut {
+    /// Where they begin in the body. Each line has a place of its own.
+    lines: Vec<u32>,
+    /// Bytes that they lost.
+    bytes: u64,
+}
+
+impl Cut {
+    /// Puts `identifier` behind each of the lines that were cut. They move to the end of the body.
+    fn mark(&self, batch: &mut Batch, identifier: &str) {
+        if self.lines.is_empty() {
+            return;
+        }
+        let entries = &mut batch.entries;
+        let mut body = entries.body.to_vec();
+        let mut cut = self.lines.iter().peekable();
+        for e in &mut entries.refs {
+            if cut.next_if(|start| **start == e.line_start).is_none() {
+                continue;
+            }
+            let start = body.len();
+            if start + e.line_len as usize + identifier.len() > u32::MAX as usize {
+                continue;
+            }
+            body.extend_from_within(e.line_start as usize..(e.line_start + e.line_len) as usize);
+            body.extend_from_slice(identifier.as_bytes());
+            (e.line_start, e.line_len) = (start as u32, (body.len() - start) as u32);
+        }
+        entries.body = body.into();
+        entries.compressed = None;
+    }
 }
 
 struct Window {
@@ -166,6 +260,7 @@ fn check(
     entries: &skald_model::batch::Entries,
     window: &Window,
     limits: &Limits,
+    cut: &mut Cut,
 ) -> std::result::Result<(), Reason> {
     if e.timestamp < window.oldest {
         return Err(Reason::GreaterThanMaxSampleAge);
@@ -173,14 +268,19 @@ fn check(
     if e.timestamp > window.newest {
         return Err(Reason::TooFarInFuture);
     }
-    if limits.max_line_size > 0 && e.line_len as usize > limits.max_line_size {
-        if !limits.max_line_size_truncate {
-            return Err(Reason::LineTooLong);
-        }
-        e.line_len = char_boundary(entries.line(e), limits.max_line_size) as u32;
+    let too_long = limits.max_line_size > 0 && e.line_len as usize > limits.max_line_size;
+    if too_long && !limits.max_line_size_truncate {
+        return Err(Reason::LineTooLong);
     }
     if e.metadata_len > 0 {
         check_metadata(entries.metadata(e), limits)?;
+    }
+    if too_long {
+        let room = limits.max_line_size.saturating_sub(limits.max_line_size_truncate_identifier.len());
+        let len = char_boundary(entries.line(e), room) as u32;
+        cut.lines.push(e.line_start);
+        cut.bytes += u64::from(e.line_len - len);
+        e.line_len = len;
     }
     Ok(())
 }
@@ -251,14 +351,18 @@ fn message(
             advice("max_structured_metadata_entries_count", "increase")
         ),
         // Refusals of whole streams bring their own message.
-        Reason::MaxLabelNamesPerSeries | Reason::LabelNameTooLong | Reason::LabelValueTooLong => {
+        Reason::MaxLabelNamesPerSeries
+        | Reason::LabelNameTooLong
+        | Reason::LabelValueTooLong
+        | Reason::MissingEnforcedLabels
+        | Reason::BlockedIngestionPolicy => {
             format!("stream '{labels}' refused: {}", reason.as_str())
         }
     }
 }
 
 /// Loki prints these times without a fraction.
-fn rfc3339(t: Timestamp) -> String {
+pub(crate) fn rfc3339(t: Timestamp) -> String {
     DateTime::from_timestamp_nanos(t).format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
@@ -291,9 +395,13 @@ mod tests {
         out
     }
 
+    fn validated(p: Push, limits: Limits) -> Validated {
+        let (tenant, rules) = (TenantId::new("t").unwrap(), Arc::new(Rules::new(limits.into())));
+        validate(p, &StreamCache::new(1 << 20), &tenant, &rules, 0).unwrap()
+    }
+
     fn run(p: Push, limits: Limits) -> (Vec<String>, Option<String>) {
-        let tenant = TenantId::new("t").unwrap();
-        let v = validate(p, &StreamCache::new(1 << 20), &tenant, &Arc::new(limits), 0).unwrap();
+        let v = validated(p, limits.clone());
         let lines = v.batch.streams.iter().flat_map(|s| {
             v.batch.of(s).iter().map(|e| {
                 format!(
@@ -303,7 +411,7 @@ mod tests {
                 )
             })
         });
-        (lines.collect(), v.refused.to_error().map(|e| e.message))
+        (lines.collect(), v.refused.to_error(&limits).map(|e| e.message))
     }
 
     #[test]
@@ -327,6 +435,66 @@ mod tests {
         let (lines, error) = run(push(&[("a", &[(0, "abcüz")])]), limits);
         assert_eq!(lines, ["a abc"]);
         assert_eq!(error, None);
+    }
+
+    #[test]
+    fn lines_that_were_cut_are_marked_inside_of_the_limit() {
+        let limits = Limits {
+            max_line_size: 6,
+            max_line_size_truncate: true,
+            max_line_size_truncate_identifier: "...".into(),
+            ..Limits::default()
+        };
+        let p = push(&[("a", &[(0, "short"), (1, "too long"), (2, "fine"), (3, "übermässig")])]);
+        let v = validated(p.clone(), limits.clone());
+        assert_eq!(v.truncated, (2, 5 + 9));
+        assert_eq!(run(p, limits).0, ["a short", "a too...", "a fine", "a üb..."]);
+    }
+
+    #[test]
+    fn times_that_are_the_same_can_be_moved_apart() {
+        let limits = Limits { increment_duplicate_timestamp: true, ..Limits::default() };
+        let entries = [(5, "a"), (5, "b"), (5, "c"), (5, "c"), (9, "d"), (9, "e"), (10, "f")];
+        let v = validated(push(&[("a", &entries)]), limits);
+        let times: Vec<_> = v.batch.entries.refs.iter().map(|e| e.timestamp).collect();
+        assert_eq!(times, [5, 6, 7, 5, 9, 10, 11]);
+    }
+
+    #[test]
+    fn blocked_policies_are_refused_with_their_status_and_the_others_stored() {
+        let selector = r#"{app="b"}"#.to_owned();
+        let limits = Limits {
+            policy_stream_mapping: [(
+                "p".to_owned(),
+                vec![skald_model::limits::PolicySelector { selector, priority: 0 }],
+            )]
+            .into(),
+            block_ingestion_policy_until: [("p".to_owned(), 3_600_000_000_000)].into(),
+            ..Limits::default()
+        };
+        let v = validated(push(&[("a", &[(0, "x")]), ("b", &[(0, "y"), (0, "z")])]), limits.clone());
+        assert_eq!(v.refused.counts, [(Reason::BlockedIngestionPolicy, 2, 2)]);
+        assert_eq!(v.batch.streams.len(), 1);
+        let error = v.refused.to_error(&limits).unwrap();
+        assert_eq!(error.kind, Kind::Blocked(260));
+        assert_eq!(
+            error.message,
+            "ingestion blocked for user t (policy: p) until '1970-01-01T01:00:00Z' with status code '260'"
+        );
+        let silent = Limits { block_ingestion_status_code: 200, ..limits };
+        assert!(v.refused.to_error(&silent).is_none());
+    }
+
+    #[test]
+    fn entries_get_their_level() {
+        let v = validated(push(&[("a", &[(0, "level=warn x"), (0, "y")])]), Limits::default());
+        let levels: Vec<_> =
+            v.batch.entries.refs.iter().map(|e| v.batch.entries.metadata(e).to_string()).collect();
+        assert_eq!(levels, [r#"{detected_level="warn"}"#, r#"{detected_level="unknown"}"#]);
+        assert_eq!(v.bytes, 13, "what is added does not count");
+        let off = Limits { discover_log_levels: false, ..Limits::default() };
+        let v = validated(push(&[("a", &[(0, "level=warn x")])]), off);
+        assert_eq!(v.batch.entries.refs[0].metadata_len, 0);
     }
 
     #[test]

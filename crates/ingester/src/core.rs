@@ -138,8 +138,17 @@ impl Core {
         self.count_new_streams(id, state, checked.new_streams);
         let mut refusal = None;
         if let Some(refused) = checked.refused {
-            self.metrics.refused_entries.with_label_values(&["too_far_behind"]).inc_by(refused.behind);
-            self.metrics.refused_entries.with_label_values(&["stream_limit"]).inc_by(refused.over_limit);
+            for (reason, discarded) in [
+                ("too_far_behind", refused.behind),
+                ("stream_limit", refused.over_limit),
+                ("per_stream_rate_limit", refused.too_fast),
+            ] {
+                if discarded.entries > 0 {
+                    let labels = [reason, id.as_str()];
+                    self.metrics.discarded_samples.with_label_values(&labels).inc_by(discarded.entries);
+                    self.metrics.discarded_bytes.with_label_values(&labels).inc_by(discarded.bytes);
+                }
+            }
             let rest = refused.rest_of(&batch);
             refusal = refused.error;
             match rest {

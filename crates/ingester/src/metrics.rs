@@ -13,8 +13,10 @@ pub struct Metrics {
     pub entries_received: IntCounter,
     /// Entries that were there already.
     pub duplicate_entries: IntCounter,
-    /// Entries refused, by reason.
-    pub refused_entries: IntCounterVec,
+    /// Entries refused, by reason and tenant.
+    pub discarded_samples: IntCounterVec,
+    /// Their bytes.
+    pub discarded_bytes: IntCounterVec,
     /// Live streams of each tenant.
     pub memory_streams: IntGaugeVec,
     /// Live streams of all tenants.
@@ -81,11 +83,9 @@ impl Metrics {
             entries_received: r.counter("skald_ingester_entries_received_total", "Entries taken in")?,
             duplicate_entries: r
                 .counter("skald_ingester_duplicate_entries_total", "Entries that were in memory already")?,
-            refused_entries: r.counters(
-                "skald_ingester_refused_entries_total",
-                "Entries refused, by reason",
-                &["reason"],
-            )?,
+            discarded_samples: r.discarded("loki_discarded_samples_total", "Entries refused, by reason.")?,
+            discarded_bytes: r
+                .discarded("loki_discarded_bytes_total", "Bytes of refused entries, by reason.")?,
             memory_streams: r.gauges("loki_ingester_memory_streams", "Live streams", &["tenant"])?,
             streams: r.gauge("loki_ingester_streams", "Live streams of all tenants")?,
             streams_created: r.counters(
@@ -167,6 +167,11 @@ impl Instruments<'_> {
     }
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
         self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+    /// By reason and tenant. Distributors count under the same name in the same process.
+    fn discarded(&self, name: &str, help: &str) -> prometheus::Result<IntCounterVec> {
+        let options = Opts::new(name, help).const_label("component", "ingester");
+        self.add(IntCounterVec::new(options, &["reason", "tenant"])?)
     }
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.add(IntGauge::new(name, help)?)

@@ -5,12 +5,16 @@
 //! it is flushed. Both have one encoding, used on the wire and as the payload of the write-ahead log:
 //!
 //! ```text
-//! u8 version (1) · u8 body codec (0 plain, 1 raw snappy block) · varint body length · varint decoded length
+//! u8 version (2) · u8 body codec (0 plain, 1 raw snappy block) · varint body length · varint decoded length
 //! varint streams · per stream: u8 kind (0 text, 1 packed) · varint len · labels · u64 id (LE) · varint entries
 //! per entry: zigzag varint (timestamp − previous) · zigzag varint (line offset − end of previous line)
-//!            varint line length · varint metadata length
+//!            varint line length · varint metadata
 //! metadata bytes · body
 //! ```
+//!
+//! `metadata` is twice the length of the entry's own metadata, or an odd number when the entry shares the metadata of an
+//! earlier one: twice the place among the sixteen that came last, plus one. Version 1, where `metadata` is the length, is
+//! still read.
 //!
 //! The body is the pusher's own compressed request where there was one, so logging a push compresses nothing.
 
@@ -134,7 +138,9 @@ pub enum DecodeError {
 /// Decompresses a raw snappy block to exactly this many bytes; handed in so that this crate needs no codec.
 pub type Decompress<'a> = &'a dyn Fn(&[u8], usize) -> Option<Vec<u8>>;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without shared metadata.
+const VERSION_UNSHARED: u8 = 1;
 const PLAIN: u8 = 0;
 const SNAPPY: u8 = 1;
 
@@ -197,18 +203,28 @@ impl Batch {
     pub fn select(&self, mut keep: impl FnMut(&BatchStream) -> bool) -> Batch {
         let (mut body, mut metadata, mut refs, mut streams) =
             (BytesMut::new(), BytesMut::new(), Vec::new(), Vec::new());
+        let (mut seen, mut copied) = (Recent::default(), Recent::default());
         for s in self.streams.iter().filter(|s| keep(s)) {
             let start = refs.len() as u32;
             for e in self.of(s) {
+                let place = match seen.find(e.metadata_start, e.metadata_len) {
+                    Some(at) => copied.get(at).0,
+                    None => {
+                        let place = metadata.len() as u32;
+                        metadata.extend_from_slice(self.entries.metadata(e).packed());
+                        seen.add(e.metadata_start, e.metadata_len);
+                        copied.add(place, e.metadata_len);
+                        place
+                    }
+                };
                 refs.push(EntryRef {
                     timestamp: e.timestamp,
                     line_start: body.len() as u32,
                     line_len: e.line_len,
-                    metadata_start: metadata.len() as u32,
+                    metadata_start: place,
                     metadata_len: e.metadata_len,
                 });
                 body.extend_from_slice(self.entries.line(e));
-                metadata.extend_from_slice(self.entries.metadata(e).packed());
             }
             streams.push(BatchStream {
                 id: s.id,
@@ -219,6 +235,33 @@ impl Batch {
         Batch {
             streams,
             entries: Entries { body: body.freeze(), compressed: None, metadata: metadata.freeze(), refs },
+        }
+    }
+}
+
+/// The places of metadata that came last. Entries of one push often share theirs: the level that was detected.
+#[derive(Default)]
+struct Recent {
+    places: [(u32, u32); Recent::SLOTS],
+    next: usize,
+}
+
+impl Recent {
+    const SLOTS: usize = 16;
+
+    /// The slot of metadata that is there already; metadata without a byte needs none.
+    fn find(&self, start: u32, len: u32) -> Option<usize> {
+        if len == 0 { None } else { self.places.iter().position(|p| *p == (start, len)) }
+    }
+
+    fn get(&self, slot: usize) -> (u32, u32) {
+        self.places[slot % Self::SLOTS]
+    }
+
+    fn add(&mut self, start: u32, len: u32) {
+        if len > 0 {
+            self.places[self.next] = (start, len);
+            self.next = (self.next + 1) % Self::SLOTS;
         }
     }
 }
@@ -246,6 +289,7 @@ fn encode<'a>(
     put_varint(&mut out, entries.body.len() as u64);
     put_varint(&mut out, streams.len() as u64);
     let mut metadata = Vec::new();
+    let mut recent = Recent::default();
     for (kind, labels, id, range) in streams {
         out.push(kind);
         put_varint(&mut out, labels.len() as u64);
@@ -258,10 +302,16 @@ fn encode<'a>(
             put_varint(&mut out, zigzag(e.timestamp.wrapping_sub(time)));
             put_varint(&mut out, zigzag(i64::from(e.line_start) - end));
             put_varint(&mut out, u64::from(e.line_len));
-            put_varint(&mut out, u64::from(e.metadata_len));
+            match recent.find(e.metadata_start, e.metadata_len) {
+                Some(slot) => put_varint(&mut out, (slot as u64) << 1 | 1),
+                None => {
+                    put_varint(&mut out, u64::from(e.metadata_len) << 1);
+                    metadata.extend_from_slice(entries.metadata(e).packed());
+                    recent.add(e.metadata_start, e.metadata_len);
+                }
+            }
             time = e.timestamp;
             end = i64::from(e.line_start) + i64::from(e.line_len);
-            metadata.extend_from_slice(entries.metadata(e).packed());
         }
     }
     out.extend_from_slice(&metadata);
@@ -275,7 +325,7 @@ fn decode(
 ) -> Result<Entries, DecodeError> {
     let mut r = Reader { bytes, at: 0 };
     let version = r.u8()?;
-    if version != VERSION {
+    if !matches!(version, VERSION | VERSION_UNSHARED) {
         return Err(DecodeError::Unknown(version));
     }
     let codec = r.u8()?;
@@ -284,6 +334,7 @@ fn decode(
     let n_streams = r.varint()?;
     let mut refs: Vec<EntryRef> = Vec::new();
     let mut metadata_len = 0usize;
+    let mut recent = Recent::default();
     for _ in 0..n_streams {
         let kind = r.u8()?;
         let len = r.len()?;
@@ -298,7 +349,17 @@ fn decode(
             time = time.wrapping_add(unzigzag(r.varint()?));
             let start = end.checked_add(unzigzag(r.varint()?)).ok_or(DecodeError::Truncated)?;
             let line_len = r.len()?;
-            let meta_len = r.len()?;
+            let (meta_start, meta_len) = match (version, r.varint()?) {
+                (VERSION, slot) if slot & 1 == 1 => recent.get((slot >> 1) as usize),
+                (version, len) => {
+                    let len = if version == VERSION { len >> 1 } else { len };
+                    let len = u32::try_from(len).map_err(|_| DecodeError::Truncated)?;
+                    let start = u32::try_from(metadata_len).map_err(|_| DecodeError::Truncated)?;
+                    metadata_len = metadata_len.checked_add(len as usize).ok_or(DecodeError::Truncated)?;
+                    recent.add(start, len);
+                    (start, len)
+                }
+            };
             let ok = start >= 0 && (start as u64).saturating_add(line_len as u64) <= body_len as u64;
             if !ok {
                 return Err(DecodeError::Truncated);
@@ -307,16 +368,21 @@ fn decode(
                 timestamp: time,
                 line_start: start as u32,
                 line_len: line_len as u32,
-                metadata_start: metadata_len as u32,
-                metadata_len: meta_len as u32,
+                metadata_start: meta_start,
+                metadata_len: meta_len,
             });
-            metadata_len = metadata_len.checked_add(meta_len).ok_or(DecodeError::Truncated)?;
             end = start + line_len as i64;
         }
         stream(kind, labels, id, first..refs.len() as u32)?;
     }
     let metadata = r.slice(metadata_len)?;
-    for e in &refs {
+    // Metadata that entries share is that of an earlier one.
+    let mut new_from = 0;
+    for e in refs.iter().filter(|e| e.metadata_len > 0) {
+        if e.metadata_start < new_from {
+            continue;
+        }
+        new_from = e.metadata_start + e.metadata_len;
         LabelsRef::check(&metadata[e.metadata_start as usize..][..e.metadata_len as usize])
             .ok_or(DecodeError::Labels)?;
     }
@@ -418,6 +484,39 @@ mod tests {
                             && a.entries.metadata(e) == b.entries.metadata(f)
                     })
             })
+    }
+
+    #[test]
+    fn entries_that_share_metadata_carry_it_once() {
+        let mut b = batch(vec![("a".into(), vec![(1, "x".into(), Some("info".into())); 100])]);
+        let alone = b.encode().0.len();
+        for e in &mut b.entries.refs {
+            e.metadata_start = 0;
+        }
+        let shared = b.encode().0.len();
+        assert!(alone - shared > 99 * 6, "{alone} {shared}");
+        let back = Batch::decode(&glue(b.encode()), &none).unwrap();
+        assert!(same(&b, &back) && back.entries.metadata.len() < 16);
+        assert!(same(&b, &b.select(|_| true)) && b.select(|_| true).entries.metadata.len() < 16);
+    }
+
+    #[test]
+    fn batches_of_version_1_are_read() {
+        // One stream with two entries, each with metadata of its own.
+        let mut bytes = vec![1, 0, 2, 2, 1, 1];
+        let labels = Labels::from_pairs([("app", "a")]);
+        bytes.push(labels.packed().len() as u8);
+        bytes.extend_from_slice(labels.packed());
+        bytes.extend_from_slice(&[0; 8]);
+        bytes.extend_from_slice(&[2, 2, 0, 1, 4, 2, 0, 1, 4]);
+        bytes.extend_from_slice(b"\x01k\x01v\x01k\x01wxy");
+        let b = Batch::decode(&bytes.into(), &none).unwrap();
+        let entries: Vec<_> = b
+            .of(&b.streams[0])
+            .iter()
+            .map(|e| (e.timestamp, b.entries.line(e), b.entries.metadata(e).get("k")))
+            .collect();
+        assert_eq!(entries, [(1, &b"x"[..], Some("v")), (2, &b"y"[..], Some("w"))]);
     }
 
     fn none(_: &[u8], _: usize) -> Option<Vec<u8>> {

@@ -15,6 +15,8 @@ pub enum Kind {
     TooLarge,
     /// The request is well formed but holds nothing to do (HTTP 422).
     Unprocessable,
+    /// Pushes are blocked by the tenant's settings, which name this HTTP status.
+    Blocked(u16),
     /// A rate or memory limit is reached; try again later (HTTP 429).
     LimitExceeded,
     /// The caller has gone away (HTTP 499).

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::labels::{Labels, LabelsBuilder, write_go_quoted};
+use crate::matcher::{MatchOp, Matcher, Selector};
 
 /// Why text is not a label set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,27 @@ pub fn parse_label_set(text: &str) -> Result<Labels, LabelTextError> {
         labels.set(name, value);
     }
     Ok(labels.build())
+}
+
+/// Parses a selector, `{a="b", c=~"d.*"}`: for settings that name streams. (Queries are read by the parser of LogQL.)
+///
+/// # Errors
+/// Says where and what was expected, or what is wrong with a regular expression.
+pub fn parse_selector(text: &str) -> Result<Selector, String> {
+    let mut parser = Parser { text, at: 0 };
+    let mut matchers = Vec::new();
+    let add = |name, operator, value| matchers.push((name, operator, value));
+    parser.selector(add).map_err(|fault| fault.at(text))?;
+    let matcher = |(name, operator, value): (String, &str, String)| {
+        let op = match operator {
+            "=" => MatchOp::Equal,
+            "!=" => MatchOp::NotEqual,
+            "=~" => MatchOp::Match,
+            _ => MatchOp::NotMatch,
+        };
+        Matcher::new(&name, op, &value)
+    };
+    Ok(Selector { matchers: matchers.into_iter().map(matcher).collect::<Result<_, _>>()? })
 }
 
 /// Whether `name` is a label name as Prometheus has them: `[a-zA-Z_][a-zA-Z0-9_]*`.
@@ -140,28 +162,54 @@ impl Parser<'_> {
         }
     }
 
+    /// Matchers in braces, then nothing.
+    fn selector(&mut self, add: impl FnMut(String, &'static str, String)) -> Result<(), Fault> {
+        self.skip_space();
+        if !self.eat('{') {
+            return Err(Fault::new(self.at, "expected \"{\""));
+        }
+        self.items(&["=", "!=", "=~", "!~"], "label matching operator", add)?;
+        self.skip_space();
+        match self.rest().chars().next() {
+            None => Ok(()),
+            Some(c) => Err(Fault::new(self.at, self.outside(c))),
+        }
+    }
+
     fn braces(&mut self) -> Result<Vec<(String, String)>, Fault> {
         let mut pairs = Vec::new();
+        self.items(&["="], "\"=\"", |name, _, value| pairs.push((name, value)))?;
+        Ok(pairs)
+    }
+
+    /// What stands in braces, one `name operator "value"` after the other.
+    fn items(
+        &mut self,
+        operators: &[&str],
+        expected: &str,
+        mut add: impl FnMut(String, &'static str, String),
+    ) -> Result<(), Fault> {
         loop {
             let (at, token) = self.token()?;
             let name = match token {
-                Token::Symbol("}") => return Ok(pairs),
+                Token::Symbol("}") => return Ok(()),
                 Token::Identifier(name) => name,
                 other => return Err(unexpected(at, &other, "identifier or \"}\"")),
             };
             let (at, token) = self.token()?;
-            if token != Token::Symbol("=") {
-                return Err(unexpected(at, &token, "\"=\""));
-            }
+            let operator = match token {
+                Token::Symbol(symbol) if operators.contains(&symbol) => symbol,
+                other => return Err(unexpected(at, &other, expected)),
+            };
             let (at, token) = self.token()?;
             let Token::Text(_, value) = token else {
                 return Err(unexpected(at, &token, "string"));
             };
-            pairs.push((name, value));
+            add(name, operator, value);
             let (at, token) = self.token()?;
             match token {
                 Token::Symbol(",") => {}
-                Token::Symbol("}") => return Ok(pairs),
+                Token::Symbol("}") => return Ok(()),
                 other => return Err(unexpected(at, &other, "\",\" or \"}\"")),
             }
         }
@@ -354,6 +402,16 @@ fn code_point(c: char) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn selectors_have_four_operators() {
+        let text = r#"{a="1", b!="2", c=~"x|y", d!~`z`}"#;
+        assert_eq!(parse_selector(text).unwrap().to_string(), r#"{a="1", b!="2", c=~"x|y", d!~"z"}"#);
+        assert!(parse_selector("{}").unwrap().matchers.is_empty());
+        for wrong in ["", "a", "{a}", r#"{a="b"} |= "c""#, r#"{a=~"("}"#, r#"{a>"b"}"#] {
+            assert!(parse_selector(wrong).is_err(), "{wrong}");
+        }
+    }
     use proptest::prelude::*;
 
     #[track_caller]

@@ -1,6 +1,14 @@
 //! Per-tenant limits with Loki's names and defaults.
 
+mod otlp;
+mod policy;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::otlp::{AttributeRule, OtlpAction, OtlpConfig, ResourceAttributes};
+pub use self::policy::{BlockedQuery, PolicySelector, RateStrategy, ShardStreams};
 
 use crate::time::SECOND;
 
@@ -13,6 +21,8 @@ pub struct Limits {
     pub ingestion_rate_mb: f64,
     /// Burst above it, in MB (2^20 bytes).
     pub ingestion_burst_size_mb: f64,
+    /// Whether each distributor grants the whole rate or its share of it.
+    pub ingestion_rate_strategy: RateStrategy,
     /// Longest label name in bytes.
     pub max_label_name_length: usize,
     /// Longest label value in bytes.
@@ -29,15 +39,21 @@ pub struct Limits {
     pub max_line_size: usize,
     /// Whether longer lines are cut instead of refused.
     pub max_line_size_truncate: bool,
+    /// What is put at the end of a line that was cut, inside of `max_line_size`.
+    pub max_line_size_truncate_identifier: String,
+    /// Whether an entry with the time of the one before it in its stream, but another line, is moved by a nanosecond.
+    pub increment_duplicate_timestamp: bool,
     /// Whether structured metadata is accepted.
     pub allow_structured_metadata: bool,
     /// Most bytes of structured metadata of an entry.
     pub max_structured_metadata_size: usize,
     /// Most pairs of structured metadata of an entry.
     pub max_structured_metadata_entries_count: usize,
+    /// Most live streams of the tenant in one ingester; 0 is no limit.
+    pub max_streams_per_user: usize,
     /// Most live streams of the tenant over all ingesters; 0 is no limit.
     pub max_global_streams_per_user: usize,
-    /// Rate of one stream, bytes per second.
+    /// Rate of one stream in one ingester, bytes per second; 0 is no limit.
     pub per_stream_rate_limit: usize,
     /// Burst of one stream, bytes.
     pub per_stream_rate_limit_burst: usize,
@@ -45,6 +61,26 @@ pub struct Limits {
     pub discover_service_name: Vec<String>,
     /// Whether `detected_level` is added as structured metadata.
     pub discover_log_levels: bool,
+    /// Names of labels, metadata and fields of lines that hold a level, in order.
+    pub log_level_fields: Vec<String>,
+    /// How deep in JSON lines such fields are looked for; 0 is no limit.
+    pub log_level_from_json_max_depth: usize,
+    /// Division of streams that come too fast for one ingester.
+    pub shard_streams: ShardStreams,
+    /// Until when pushes are refused, nanoseconds since the Unix epoch; 0 refuses none.
+    pub block_ingestion_until: i64,
+    /// The status code of pushes that `block_ingestion_until` refuses; with 200 they are dropped without a word.
+    pub block_ingestion_status_code: u16,
+    /// Until when streams of a policy are refused, nanoseconds since the Unix epoch; `*` is those without a policy.
+    pub block_ingestion_policy_until: BTreeMap<String, i64>,
+    /// Which streams belong to which policy.
+    pub policy_stream_mapping: BTreeMap<String, Vec<PolicySelector>>,
+    /// Labels that every stream must have.
+    pub enforced_labels: Vec<String>,
+    /// Labels that the streams of a policy must have besides; `*` is those without a policy.
+    pub policy_enforced_labels: BTreeMap<String, Vec<String>>,
+    /// Which attributes of OpenTelemetry become labels or structured metadata, and which are dropped.
+    pub otlp_config: OtlpConfig,
     /// Whether entries may arrive out of order inside the window.
     pub unordered_writes: bool,
 
@@ -62,6 +98,16 @@ pub struct Limits {
     pub max_query_parallelism: usize,
     /// Most raw bytes one query may read; 0 is no limit.
     pub max_query_bytes_read: u64,
+    /// Most raw bytes that a single querier may read for one query; 0 is no limit.
+    pub max_querier_bytes_read: u64,
+    /// Most streams that a selector may match; 0 is no limit.
+    pub cardinality_limit: usize,
+    /// Labels that every selector of a query must have a matcher for.
+    pub required_labels: Vec<String>,
+    /// How many matchers every selector of a query must have at least.
+    pub minimum_labels_number: usize,
+    /// Queries that are refused.
+    pub blocked_queries: Vec<BlockedQuery>,
     /// Longest run of a query, nanoseconds.
     pub query_timeout: i64,
     /// Length of the pieces that metric range queries are cut into, nanoseconds. Above 0, start and end are aligned
@@ -86,6 +132,7 @@ impl Default for Limits {
         Self {
             ingestion_rate_mb: 4.0,
             ingestion_burst_size_mb: 6.0,
+            ingestion_rate_strategy: RateStrategy::Global,
             max_label_name_length: 1024,
             max_label_value_length: 2048,
             max_label_names_per_series: 15,
@@ -94,9 +141,12 @@ impl Default for Limits {
             creation_grace_period: 10 * MINUTE,
             max_line_size: 256 << 10,
             max_line_size_truncate: false,
+            max_line_size_truncate_identifier: String::new(),
+            increment_duplicate_timestamp: false,
             allow_structured_metadata: true,
             max_structured_metadata_size: 64 << 10,
             max_structured_metadata_entries_count: 128,
+            max_streams_per_user: 0,
             max_global_streams_per_user: 5000,
             per_stream_rate_limit: 3 << 20,
             per_stream_rate_limit_burst: 15 << 20,
@@ -118,6 +168,33 @@ impl Default for Limits {
             .map(String::from)
             .to_vec(),
             discover_log_levels: true,
+            log_level_fields: [
+                "level",
+                "LEVEL",
+                "Level",
+                "log.level",
+                "severity",
+                "SEVERITY",
+                "Severity",
+                "SeverityText",
+                "lvl",
+                "LVL",
+                "Lvl",
+                "severity_text",
+                "Severity_Text",
+                "SEVERITY_TEXT",
+            ]
+            .map(String::from)
+            .to_vec(),
+            log_level_from_json_max_depth: 2,
+            shard_streams: ShardStreams::default(),
+            block_ingestion_until: 0,
+            block_ingestion_status_code: 260,
+            block_ingestion_policy_until: BTreeMap::new(),
+            policy_stream_mapping: BTreeMap::new(),
+            enforced_labels: Vec::new(),
+            policy_enforced_labels: BTreeMap::new(),
+            otlp_config: OtlpConfig::default(),
             unordered_writes: true,
             max_entries_limit_per_query: 5000,
             max_query_length: 721 * HOUR,
@@ -126,6 +203,11 @@ impl Default for Limits {
             max_query_series: 500,
             max_query_parallelism: 32,
             max_query_bytes_read: 0,
+            max_querier_bytes_read: 150 << 30,
+            cardinality_limit: 100_000,
+            required_labels: Vec::new(),
+            minimum_labels_number: 0,
+            blocked_queries: Vec::new(),
             query_timeout: MINUTE,
             split_queries_by_interval: HOUR,
             max_concurrent_tail_requests: 10,

@@ -164,6 +164,7 @@ impl Node {
         let server = config.server.clone();
         let limits = config::Overrides::load(config.limits_config.clone(), &config.runtime_config, &registry)
             .context("runtime_config.file")?;
+        self.process.set_limits(limits.clone());
         limits.clone().watch(&self.tasks, config.runtime_config.period);
         let roles = Roles::start(&config, limits.clone(), &registry).await?;
         if let Some(ingester) = &roles.ingester {

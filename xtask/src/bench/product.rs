@@ -135,6 +135,7 @@ limits_config:
   ingestion_burst_size_mb: 10000
   per_stream_rate_limit: 10GB
   per_stream_rate_limit_burst: 10GB
+  shard_streams: {enabled: false}
   max_global_streams_per_user: 0
   max_line_size: 1MB
   max_query_series: 100000

@@ -138,6 +138,12 @@ impl Node for Services {
     fn config(&self, view: ConfigView) -> String {
         format!("view: {view:?}\n")
     }
+    fn tenant_limits(&self, tenant: &TenantId) -> String {
+        format!("of: {tenant}\n")
+    }
+    fn runtime_config(&self, own: bool) -> String {
+        format!("overrides: {{}}\nown: {own}\n")
+    }
     fn log_level(&self) -> String {
         self.level.lock().unwrap().clone()
     }

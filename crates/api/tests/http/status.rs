@@ -36,8 +36,9 @@ async fn build_services_config_and_limits() {
     assert_eq!(get(&router, "/config?mode=diff").await.text(), "view: Diff");
     assert_eq!(get(&router, "/config?mode=defaults").await.text(), "view: Defaults");
     let limits = get(&router, "/config/tenant/v1/limits").await;
-    assert!(limits.text().contains("\nmax_line_size: 262144\n"), "{}", limits.text());
-    assert!(limits.text().contains("\ndiscover_service_name: [\"service\","), "{}", limits.text());
+    assert_eq!(limits.text(), "of: fake");
+    assert_eq!(get(&router, "/runtime_config").await.text(), "overrides: {}\nown: false");
+    assert_eq!(get(&router, "/runtime_config?mode=diff").await.text(), "overrides: {}\nown: true");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use chrono::{DateTime, Timelike};
-use skald_model::{Batch, BatchStream, Error, Labels, TenantId, Timestamp};
+use skald_model::{Batch, BatchStream, EntryRef, Error, Kind, Labels, TenantId, Timestamp};
 
 /// The refused entries of one batch.
 #[derive(Debug)]
@@ -14,24 +14,68 @@ pub(crate) struct Refused {
     /// refused again and the others are stored.
     pub(crate) error: Option<Error>,
     /// Entries too far behind.
-    pub(crate) behind: u64,
+    pub(crate) behind: Discarded,
     /// Entries of streams over the limit.
-    pub(crate) over_limit: u64,
+    pub(crate) over_limit: Discarded,
+    /// Entries of streams that come too fast.
+    pub(crate) too_fast: Discarded,
+}
+
+/// What was refused for one reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Discarded {
+    pub(crate) entries: u64,
+    /// Of lines and structured metadata.
+    pub(crate) bytes: u64,
+}
+
+impl Discarded {
+    fn add(&mut self, entry: &EntryRef) {
+        self.entries += 1;
+        self.bytes += u64::from(entry.line_len) + u64::from(entry.metadata_len);
+    }
+}
+
+/// Why single entries are refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Why {
+    /// Older than this.
+    Behind(Timestamp),
+    /// Older than the one before, where that is not allowed at all.
+    OutOfOrder,
+    /// The stream comes faster than so many bytes per second.
+    TooFast(u64),
 }
 
 impl Refused {
     pub(crate) fn none_of(batch: &Batch) -> Self {
-        Self { keep: vec![true; batch.entries.refs.len()], error: None, behind: 0, over_limit: 0 }
+        Self {
+            keep: vec![true; batch.entries.refs.len()],
+            error: None,
+            behind: Discarded::default(),
+            over_limit: Discarded::default(),
+            too_fast: Discarded::default(),
+        }
     }
 
     /// Refuses one entry.
-    pub(crate) fn entry(&mut self, entry: usize) {
-        self.behind += u64::from(std::mem::replace(&mut self.keep[entry], false));
+    pub(crate) fn entry(&mut self, batch: &Batch, entry: usize, why: Why) {
+        self.keep[entry] = false;
+        let discarded = match why {
+            Why::Behind(_) | Why::OutOfOrder => &mut self.behind,
+            Why::TooFast(_) => &mut self.too_fast,
+        };
+        discarded.add(&batch.entries.refs[entry]);
+    }
+
+    /// Whether an entry is not refused.
+    pub(crate) fn keeps(&self, entry: usize) -> bool {
+        self.keep[entry]
     }
 
     /// Refuses all of a stream because there are too many.
-    pub(crate) fn stream(&mut self, stream: &BatchStream, tenant: &TenantId) {
-        self.over_limit += stream.entries.len() as u64;
+    pub(crate) fn stream(&mut self, batch: &Batch, stream: &BatchStream, tenant: &TenantId) {
+        batch.of(stream).iter().for_each(|e| self.over_limit.add(e));
         self.keep[stream.entries.start as usize..stream.entries.end as usize].fill(false);
         if self.error.is_none() {
             self.error = Some(too_many_streams(&stream.labels, tenant));
@@ -39,7 +83,10 @@ impl Refused {
     }
 
     pub(crate) fn add(&mut self, error: Error) {
-        self.error = Some(error);
+        let is_final = |e: &Error| e.kind == Kind::InvalidArgument;
+        if is_final(&error) || !self.error.as_ref().is_some_and(is_final) {
+            self.error = Some(error);
+        }
     }
 
     /// The batch without the refused entries, over the same buffers. `None` if nothing is left.
@@ -70,37 +117,65 @@ pub(crate) struct Refusal<'a> {
     total: usize,
     listed_max: usize,
     refused: usize,
+    too_fast: bool,
     text: String,
 }
 
 impl<'a> Refusal<'a> {
     pub(crate) fn new(tenant: &'a TenantId, labels: &'a Labels, total: usize, listed_max: usize) -> Self {
-        Self { tenant, labels, total, listed_max, refused: 0, text: String::new() }
+        Self { tenant, labels, total, listed_max, refused: 0, too_fast: false, text: String::new() }
     }
 
-    /// Adds an entry; without `oldest` no entry may come out of order at all.
-    pub(crate) fn add(&mut self, timestamp: Timestamp, oldest: Option<Timestamp>) {
+    /// Adds an entry.
+    pub(crate) fn add(&mut self, entry: &EntryRef, why: Why) {
         self.refused += 1;
+        self.too_fast = matches!(why, Why::TooFast(_));
         if self.listed_max > 0 && self.refused > self.listed_max {
             return;
         }
-        let reason = match oldest {
-            Some(oldest) => format!(
+        let reason = match why {
+            Why::Behind(oldest) => format!(
                 "entry too far behind, entry timestamp is: {}, oldest acceptable timestamp is: {}",
-                rfc3339(timestamp),
+                rfc3339(entry.timestamp),
                 rfc3339(oldest)
             ),
-            None => "entry out of order".to_owned(),
+            Why::OutOfOrder => "entry out of order".to_owned(),
+            Why::TooFast(limit) => format!(
+                "Per stream rate limit exceeded (limit: {}/sec) while attempting to ingest for stream '{}' totaling {}, \
+                 consider splitting a stream via additional labels or contact your Loki administrator to see if the \
+                 limit can be increased",
+                go_bytes(limit),
+                self.labels,
+                go_bytes(u64::from(entry.line_len))
+            ),
         };
-        let at = go_time(timestamp);
+        let at = go_time(entry.timestamp);
         // Writing to a string does not fail.
         let _ = writeln!(self.text, "entry with timestamp {at} ignored, reason: '{reason}',");
     }
 
+    /// The error; with the last reason's status, as in Loki.
     pub(crate) fn into_error(self) -> Error {
-        let Self { tenant, labels, total, refused, mut text, .. } = self;
+        let Self { tenant, labels, total, refused, too_fast, mut text, .. } = self;
         let _ = write!(text, "user '{tenant}', total ignored: {refused} out of {total} for stream: {labels}");
-        Error::invalid(text)
+        if too_fast { Error::limit(text, Duration::from_secs(1)) } else { Error::invalid(text) }
+    }
+}
+
+/// Bytes as Loki prints them: `10 B`, `3.0 MB`, `1.5 GB`, in powers of 1024.
+fn go_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KB", "MB", "GB", "TB", "PB", "EB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let value = (value * 10.0).round() / 10.0;
+    match unit {
+        0 => format!("{bytes} B"),
+        _ if value < 10.0 => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.0} {}", UNITS[unit]),
     }
 }
 
@@ -211,6 +286,46 @@ mod tests {
         assert!(error.message.ends_with("user: 'fake'"));
         window.forget_idle(1);
         assert!(check(&mut window, &limits, &[("y", &[(2, "", "")])]).1.is_none(), "idle streams make room");
+    }
+
+    #[test]
+    fn streams_that_come_too_fast_are_refused_whole_for_a_while() {
+        let limits =
+            Limits { per_stream_rate_limit: 10, per_stream_rate_limit_burst: 20, ..Limits::default() };
+        let mut window = Window::default();
+        let (kept, error) =
+            check(&mut window, &limits, &[("x", &[(1, "0123456789", "")]), ("y", &[(1, "0", "")])]);
+        assert!(error.is_none() && kept == [1, 1]);
+        let late = "0123456789a";
+        let (kept, error) = check(&mut window, &limits, &[("x", &[(2, late, "")]), ("y", &[(2, late, "")])]);
+        let error = error.unwrap();
+        assert_eq!((kept, error.kind), (vec![2], Kind::LimitExceeded));
+        assert_eq!(
+            error.message,
+            "entry with timestamp 1970-01-01 00:00:00.000000002 +0000 UTC ignored, reason: 'Per stream rate limit \
+             exceeded (limit: 10 B/sec) while attempting to ingest for stream '{app=\"x\"}' totaling 11 B, consider \
+             splitting a stream via additional labels or contact your Loki administrator to see if the limit can be \
+             increased',\nuser 'fake', total ignored: 1 out of 1 for stream: {app=\"x\"}"
+        );
+        assert!(error.retry_after.is_some());
+        // What was refused took nothing from the burst.
+        assert!(check(&mut window, &limits, &[("x", &[(2, "0123456789", "")])]).1.is_none());
+    }
+
+    #[test]
+    fn an_ingester_has_a_limit_of_streams_of_its_own() {
+        let limits = Limits { max_streams_per_user: 1, max_global_streams_per_user: 9, ..Limits::default() };
+        let (kept, error) =
+            check(&mut Window::default(), &limits, &[("x", &[(1, "", "")]), ("y", &[(2, "", "")])]);
+        assert_eq!((kept, error.unwrap().kind), (vec![1], Kind::LimitExceeded));
+    }
+
+    #[test]
+    fn bytes_are_printed_as_loki_prints_them() {
+        for (bytes, text) in [(10, "10 B"), (3 << 20, "3.0 MB"), (1536 << 10, "1.5 MB"), (15 << 20, "15 MB")]
+        {
+            assert_eq!(go_bytes(bytes), text);
+        }
     }
 
     #[test]

@@ -10,6 +10,10 @@ use tonic::{Code, Status, TimeoutExpired};
 const KIND: &str = "skald-error-kind";
 /// Nanoseconds to wait before trying again.
 const RETRY_AFTER: &str = "skald-retry-after-ns";
+/// The HTTP status of [`Kind::Blocked`].
+const HTTP_STATUS: &str = "skald-http-status";
+/// The name of [`Kind::Blocked`].
+const BLOCKED: &str = "blocked";
 /// Longest message in bytes. It travels percent-encoded in a header, for which the limit is
 /// [`skald_runtime::grpc::MAX_HEADER_BYTES`].
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -32,13 +36,23 @@ const KINDS: [(Kind, Code, &str); 11] = [
 /// An error as it is sent.
 pub(super) fn to_status(error: Error) -> Status {
     let Error { kind, mut message, retry_after } = error;
-    let (_, code, name) = KINDS.iter().find(|(k, ..)| *k == kind).copied().unwrap_or(KINDS[10]);
+    let blocked = match kind {
+        Kind::Blocked(http_status) => Some(http_status),
+        _ => None,
+    };
+    let (_, code, name) = match blocked {
+        Some(_) => (kind, Code::FailedPrecondition, BLOCKED),
+        None => KINDS.iter().find(|(k, ..)| *k == kind).copied().unwrap_or(KINDS[10]),
+    };
     if message.len() > MESSAGE_BYTES_MAX {
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
         message.push('…');
     }
     let mut status = Status::new(code, message);
     status.metadata_mut().insert(KIND, MetadataValue::from_static(name));
+    if let Some(http_status) = blocked {
+        status.metadata_mut().insert(HTTP_STATUS, MetadataValue::from(http_status));
+    }
     if let Some(after) = retry_after {
         let nanos = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
         status.metadata_mut().insert(RETRY_AFTER, MetadataValue::from(nanos));
@@ -49,10 +63,14 @@ pub(super) fn to_status(error: Error) -> Status {
 /// The error that `peer` sent, as it was; or, when the call failed on the way, one that names the peer.
 pub(super) fn from_status(status: &Status, peer: &str) -> Error {
     let text = |key| status.metadata().get(key).and_then(|v| v.to_str().ok());
-    let sent = text(KIND).and_then(|name| KINDS.iter().find(|(.., n)| *n == name));
-    if let Some((kind, ..)) = sent {
+    let http_status = || text(HTTP_STATUS).and_then(|v| v.parse().ok()).unwrap_or(260);
+    let sent = match text(KIND) {
+        Some(BLOCKED) => Some(Kind::Blocked(http_status())),
+        name => name.and_then(|name| KINDS.iter().find(|(.., n)| *n == name)).map(|(kind, ..)| *kind),
+    };
+    if let Some(kind) = sent {
         return Error {
-            kind: *kind,
+            kind,
             message: status.message().to_owned(),
             retry_after: text(RETRY_AFTER).and_then(|v| v.parse().ok()).map(Duration::from_nanos),
         };

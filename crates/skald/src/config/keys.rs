@@ -101,6 +101,8 @@ impl Found<'_> {
                 return false;
             }
             match (defaults.get(key), value) {
+                // A map whose keys are names that users give.
+                (Some(Value::Object(free)), _) if free.is_empty() => true,
                 (Some(default @ Value::Object(_)), Value::Object(inner)) => {
                     self.walk(inner, default, &path);
                     true

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use layer::Layer;
 pub(crate) use limits::LimitsSection;
-pub(crate) use overrides::Overrides;
+pub(crate) use overrides::{Overrides, Shown};
 pub(crate) use sections::{
     Common, DistributorSection, FrontendSection, QuerierSection, RuntimeConfig, Server,
 };

@@ -1,6 +1,6 @@
 //! Limits of single tenants from `runtime_config.file`, read again while the process runs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use skald_model::limits::TenantLimits;
 use skald_model::{Limits, TenantId};
 use skald_runtime::Tasks;
 
-use super::{Config, Error, LimitsSection, RuntimeConfig, as_tree, keys, layer, read};
+use super::{Config, Error, LimitsSection, RuntimeConfig, as_tree, keys, layer, read, yaml_of};
 
 /// Tells the limits of each tenant. A file that cannot be read or is wrong changes nothing: the last good one counts.
 pub(crate) struct Overrides {
@@ -25,6 +25,17 @@ struct Tenants {
     /// The files as they were, to see whether they have changed.
     text: Vec<String>,
     limits: HashMap<TenantId, Arc<Limits>>,
+    /// What is not as for all, as it stands in the files.
+    changes: BTreeMap<TenantId, Changes>,
+}
+
+/// How `/runtime_config` shows the limits of tenants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// All limits of each tenant that has some of its own.
+    All,
+    /// Only those that are its own.
+    Own,
 }
 
 impl Overrides {
@@ -74,6 +85,25 @@ impl Overrides {
         });
     }
 
+    /// The limits of one tenant as YAML.
+    pub(crate) fn limits_to_yaml(&self, tenant: &TenantId) -> String {
+        yaml_of(&Value::Object(LimitsSection::to_text(&self.of(tenant))))
+    }
+
+    /// The limits of all tenants that have some of their own, as YAML.
+    pub(crate) fn to_yaml(&self, shown: Shown) -> String {
+        let tenants = self.tenants.read().clone();
+        let limits = |(tenant, changes): (&TenantId, &Changes)| {
+            let shown = match shown {
+                Shown::All => LimitsSection::to_text(&self.of(tenant)),
+                Shown::Own => changes.clone(),
+            };
+            (tenant.to_string(), Value::Object(shown))
+        };
+        let overrides: Map<String, Value> = tenants.changes.iter().map(limits).collect();
+        yaml_of(&Value::Object(Map::from_iter([("overrides".to_owned(), Value::Object(overrides))])))
+    }
+
     /// Whether there was something new.
     fn reload(&self) -> Result<bool, Error> {
         let outcome = self.read_files();
@@ -88,19 +118,19 @@ impl Overrides {
         if self.tenants.read().text == text {
             return Ok(None);
         }
-        let mut changes = HashMap::<TenantId, Changes>::new();
+        let mut changes = BTreeMap::<TenantId, Changes>::new();
         for (file, text) in self.files.iter().zip(&text) {
             for (tenant, limits) in parse(file, text)? {
                 changes.entry(tenant).or_default().extend(limits);
             }
         }
         let mut limits = HashMap::new();
-        for (tenant, changes) in changes {
+        for (tenant, changes) in &changes {
             let all =
-                self.base.with(&changes).map_err(|e| Error(format!("overrides of tenant {tenant}: {e}")))?;
-            limits.insert(tenant, Arc::new(all));
+                self.base.with(changes).map_err(|e| Error(format!("overrides of tenant {tenant}: {e}")))?;
+            limits.insert(tenant.clone(), Arc::new(all));
         }
-        Ok(Some(Tenants { text, limits }))
+        Ok(Some(Tenants { text, limits, changes }))
     }
 }
 
@@ -175,6 +205,10 @@ mod tests {
         assert_eq!(limits.of(&tenant("b")).max_line_size, 256 << 10);
         assert_eq!(limits.of(&tenant("a")).query_timeout, limits.of(&tenant("b")).query_timeout);
 
+        assert!(limits.limits_to_yaml(&tenant("a")).contains("\nmax_line_size: 1KB\n"));
+        assert_eq!(limits.to_yaml(Shown::Own), "overrides:\n  '7': {}\n  a:\n    max_line_size: 1KB\n");
+        assert!(limits.to_yaml(Shown::All).contains("query_timeout: 1m"));
+
         assert!(!limits.reload().unwrap());
         std::fs::write(&file, "overrides:\n  a:\n    max_line_sise: 2KB\n").unwrap();
         let error = limits.reload().unwrap_err().to_string();
@@ -186,6 +220,23 @@ mod tests {
         assert!(limits.reload().unwrap());
         assert_eq!(limits.of(&tenant("a")).max_line_size, 2048);
         assert_eq!(limits.good.get(), 1);
+    }
+
+    #[test]
+    fn files_are_merged_and_sections_changed_key_by_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("one.yaml"), dir.path().join("two.yaml"));
+        std::fs::write(&one, "overrides: {a: {max_line_size: 1KB, shard_streams: {enabled: false}}}")
+            .unwrap();
+        std::fs::write(&two, "overrides: {a: {max_line_size: 2KB}, b: {policy_enforced_labels: {p: [x]}}}")
+            .unwrap();
+        let file = format!("{},{}", one.display(), two.display());
+        let config = RuntimeConfig { file, ..RuntimeConfig::default() };
+        let limits = Overrides::load(LimitsSection::default(), &config, &Registry::new()).unwrap();
+        let (a, b) = (limits.of(&tenant("a")), limits.of(&tenant("b")));
+        assert_eq!((a.max_line_size, a.shard_streams.enabled), (2048, false));
+        assert_eq!(a.shard_streams.desired_rate, 1536 << 10);
+        assert_eq!(b.policy_enforced_labels["p"], ["x"]);
     }
 
     #[test]

@@ -6,11 +6,12 @@ use parking_lot::Mutex;
 use skald_api::Node;
 use skald_api::status::ConfigView;
 use skald_ingester::Ingester;
+use skald_model::TenantId;
 use skald_runtime::metrics::BuildInfo;
 use skald_runtime::telemetry::LogLevel;
 
 use crate::build_info;
-use crate::config::Config;
+use crate::config::{Config, Overrides, Shown};
 
 /// How far the process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +27,18 @@ pub(super) struct Process {
     level: LogLevel,
     config: Config,
     ingester: OnceLock<Arc<Ingester>>,
+    limits: OnceLock<Arc<Overrides>>,
 }
 
 impl Process {
     pub(super) fn new(config: &Config, level: LogLevel) -> Self {
-        Self { stage: Mutex::new(Stage::Starting), level, config: config.clone(), ingester: OnceLock::new() }
+        Self {
+            stage: Mutex::new(Stage::Starting),
+            level,
+            config: config.clone(),
+            ingester: OnceLock::new(),
+            limits: OnceLock::new(),
+        }
     }
 
     pub(super) fn set(&self, stage: Stage) {
@@ -40,6 +48,10 @@ impl Process {
     pub(super) fn set_ingester(&self, ingester: Arc<Ingester>) {
         // It starts once.
         let _ = self.ingester.set(ingester);
+    }
+
+    pub(super) fn set_limits(&self, limits: Arc<Overrides>) {
+        let _ = self.limits.set(limits);
     }
 }
 
@@ -67,6 +79,15 @@ impl Node for Process {
             ConfigView::Defaults => Config::default().to_yaml(),
             ConfigView::Diff => self.config.diff_to_yaml(),
         }
+    }
+
+    fn tenant_limits(&self, tenant: &TenantId) -> String {
+        self.limits.get().map(|l| l.limits_to_yaml(tenant)).unwrap_or_default()
+    }
+
+    fn runtime_config(&self, own: bool) -> String {
+        let shown = if own { Shown::Own } else { Shown::All };
+        self.limits.get().map(|l| l.to_yaml(shown)).unwrap_or_default()
     }
 
     fn log_level(&self) -> String {
