@@ -6,12 +6,28 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use skald_model::{Error, Kind};
 
+use crate::push::budget::Charge;
+
 /// Reads a body of at most `limit` bytes. Nothing beyond the limit is kept, and a body that announces more is refused
 /// before it is read.
 ///
 /// # Errors
 /// `TooLarge` in Loki's words with the setting's name, `InvalidArgument` when the connection breaks off.
-pub async fn read(headers: &HeaderMap, mut body: Body, limit: usize, setting: &str) -> Result<Bytes, Error> {
+pub async fn read(headers: &HeaderMap, body: Body, limit: usize, setting: &str) -> Result<Bytes, Error> {
+    read_charged(headers, body, limit, setting, None).await
+}
+
+/// The same; what comes in is held against `charge` before more is read.
+///
+/// # Errors
+/// Those of [`read`], and `LimitExceeded` when the budget is used up.
+pub(crate) async fn read_charged(
+    headers: &HeaderMap,
+    mut body: Body,
+    limit: usize,
+    setting: &str,
+    mut charge: Option<&mut Charge>,
+) -> Result<Bytes, Error> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
@@ -28,6 +44,9 @@ pub async fn read(headers: &HeaderMap, mut body: Body, limit: usize, setting: &s
         let size = first.len().max(all.len()) + data.len();
         if size > limit {
             return Err(too_large(size as u64, limit, setting));
+        }
+        if let Some(charge) = &mut charge {
+            charge.grow_to(size).await?;
         }
         if size == data.len() {
             // Most bodies of one frame end here, and were not copied.

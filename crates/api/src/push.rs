@@ -1,5 +1,6 @@
 //! Pushes: from a request to [`Distributor::push`](skald_rpc::Distributor::push).
 
+pub(crate) mod budget;
 pub mod encoding;
 pub mod json;
 mod metadata;
@@ -14,10 +15,11 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use skald_model::{EntryRef, Error, Kind, Push, PushStream, Timestamp};
+use skald_model::{EntryRef, Error, Kind, Push, PushStream, TenantLimits, Timestamp};
 use skald_rpc::Distributor;
 use skald_runtime::Clock;
 
+use self::budget::{Budget, Charge};
 use self::encoding::Format;
 use crate::body;
 use crate::config::Config;
@@ -33,7 +35,24 @@ pub const NO_TIMESTAMP: Timestamp = -6_795_364_578_871_345_152;
 pub(crate) struct PushState {
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Arc<dyn TenantLimits>,
     pub(crate) distributor: Arc<dyn Distributor>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) otlp_rules: Arc<otlp::RuleCache>,
+}
+
+impl PushState {
+    /// Reads a body and takes its share of the memory for it, decoded form included.
+    async fn read(&self, headers: &HeaderMap, body: Body) -> Result<(Bytes, Charge), Error> {
+        let mut charge = self.budget.charge();
+        let limit = self.config.max_recv_msg_size;
+        let body =
+            body::read_charged(headers, body, limit, "distributor.max_recv_msg_size", Some(&mut charge))
+                .await?;
+        let decoded = encoding::decoded_len(headers, &body, self.config.max_decompressed_size);
+        charge.grow_to(body.len().saturating_add(decoded)).await?;
+        Ok((body, charge))
+    }
 }
 
 /// `POST /loki/api/v1/push`
@@ -53,8 +72,9 @@ async fn push(
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let tenant = tenant(&parts.headers, &state.config)?;
-    let body = body::read(&parts.headers, body, state.config.max_recv_msg_size, "max_recv_msg_size").await?;
-    let push = decode(&parts.headers, body, form, state.config.max_decompressed_size)?;
+    let (body, charge) = state.read(&parts.headers, body).await?;
+    let limit = state.config.max_decompressed_size;
+    let push = charge.decode(move || decode(&parts.headers, body, form, limit)).await?;
     if push.streams.is_empty() {
         return Err(no_streams().into());
     }

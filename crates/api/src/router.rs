@@ -18,6 +18,7 @@ use tower_http::compression::predicate::SizeAbove;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::metrics::{Metrics, Route, observe};
+use crate::push::budget::Budget;
 use crate::push::{self, PushState};
 use crate::query::{self, QueryState};
 use crate::status::{self, FlushState, Node, StatusState};
@@ -56,10 +57,19 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
     let ApiDeps { config, clock, registry, node, limits, distributor, frontend, ingester, tasks } = deps;
     let config = Arc::new(config);
     let routes = Routes { router: Router::new(), metrics: Metrics::new(&registry)?, config: config.clone() };
+    let budget = Budget::new(config.inflight_bytes_max, config.inflight_wait, &registry)?;
     let status = StatusState { config: config.clone(), node, limits: limits.clone(), registry };
     let mut routes = with_status(routes, &status);
     if let Some(distributor) = distributor {
-        routes = with_push(routes, &PushState { config: config.clone(), clock: clock.clone(), distributor });
+        let push = PushState {
+            config: config.clone(),
+            clock: clock.clone(),
+            limits: limits.clone(),
+            distributor,
+            budget,
+            otlp_rules: Arc::default(),
+        };
+        routes = with_push(routes, &push);
     }
     if let Some(frontend) = frontend {
         let (config, clock) = (config.clone(), clock.clone());

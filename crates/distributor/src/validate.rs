@@ -395,12 +395,13 @@ mod tests {
         out
     }
 
-    fn validated(p: Push, limits: Limits) -> Validated {
+    fn validated(p: Push, limits: impl Into<Arc<Limits>>) -> Validated {
         let (tenant, rules) = (TenantId::new("t").unwrap(), Arc::new(Rules::new(limits.into())));
         validate(p, &StreamCache::new(1 << 20), &tenant, &rules, 0).unwrap()
     }
 
-    fn run(p: Push, limits: Limits) -> (Vec<String>, Option<String>) {
+    fn run(p: Push, limits: impl Into<Arc<Limits>>) -> (Vec<String>, Option<String>) {
+        let limits = limits.into();
         let v = validated(p, limits.clone());
         let lines = v.batch.streams.iter().flat_map(|s| {
             v.batch.of(s).iter().map(|e| {

@@ -29,6 +29,42 @@ pub enum Compression {
     Deflate,
     /// Zstandard frames.
     Zstd,
+    /// LZ4 frames.
+    Lz4,
+}
+
+/// About how many bytes a body takes once it is decoded, besides itself.
+pub(crate) fn decoded_len(headers: &HeaderMap, body: &[u8], limit: usize) -> usize {
+    let compression = match headers.get(header::CONTENT_ENCODING).map_or(&b""[..], |v| v.as_bytes()) {
+        b"gzip" => Compression::Gzip,
+        b"deflate" => Compression::Deflate,
+        b"zstd" => Compression::Zstd,
+        b"lz4" => Compression::Lz4,
+        _ => Compression::None,
+    };
+    let message = match compression {
+        // Of a snappy block the length stands in front; anything else gives nonsense, which the limit bounds.
+        Compression::None => snap::raw::decompress_len(body).ok().filter(|n| *n <= limit).unwrap_or(0),
+        other => other.inflated_len(body, limit),
+    };
+    // Lines that were unescaped take about as much as the message that they stood in.
+    message.max(body.len())
+}
+
+impl Compression {
+    /// About how many bytes a body of this kind will have, for a share of the memory before it is known.
+    pub(crate) fn inflated_len(self, body: &[u8], limit: usize) -> usize {
+        let guess = match self {
+            Compression::None => 0,
+            // The trailer holds the length modulo 2^32.
+            Compression::Gzip => {
+                let hint = body.last_chunk::<4>().map_or(0, |b| u32::from_le_bytes(*b) as usize);
+                hint.min(body.len().saturating_mul(64))
+            }
+            Compression::Deflate | Compression::Zstd | Compression::Lz4 => body.len().saturating_mul(8),
+        };
+        guess.min(limit)
+    }
 }
 
 /// The name of the setting for the size of a decompressed push.
@@ -158,6 +194,9 @@ pub fn inflate(body: Bytes, compression: Compression, limit: usize) -> Result<By
                 .map_err(|e| Error::internal(format!("failed to start a zstd decoder: {e}")))?;
             read_bounded(decoder, body.len() * 4, limit)
         }
+        Compression::Lz4 => {
+            read_bounded(lz4_flex::frame::FrameDecoder::new(&body[..]), body.len() * 4, limit)
+        }
     }
 }
 
@@ -277,6 +316,11 @@ mod tests {
         let mut e = DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
         e.write_all(&data).unwrap();
         assert_eq!(inflate(e.finish().unwrap().into(), Compression::Deflate, 1 << 20).unwrap(), data);
+        let mut e = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        e.write_all(&data).unwrap();
+        let frames = Bytes::from(e.finish().unwrap());
+        assert_eq!(inflate(frames.clone(), Compression::Lz4, 1 << 20).unwrap(), data);
+        assert_eq!(inflate(frames, Compression::Lz4, 99_999).unwrap_err().kind, Kind::TooLarge);
     }
 
     #[test]

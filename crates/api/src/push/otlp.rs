@@ -1,12 +1,15 @@
 //! Logs of OpenTelemetry, `POST /otlp/v1/logs`, turned into a push as Loki turns them.
 //!
 //! Some attributes of the resource become labels, all others of resource, scope and record become structured
-//! metadata; the body becomes the line. Refusals are `google.rpc.Status` messages, and what may be tried again has a
+//! metadata, unless the tenant's `otlp_config` says otherwise; the body becomes the line. Refusals are `google.rpc.Status` messages, and what may be tried again has a
 //! status code that exporters try again.
 
 pub mod message;
+mod rules;
 mod value;
 mod weight;
+
+use std::collections::HashMap;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -16,38 +19,17 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use prost::Message as _;
 use skald_model::batch::Entries;
 use skald_model::label_text::is_label_name;
+use skald_model::limits::OtlpAction;
 use skald_model::{EntryRef, Error, Kind, LabelsBuilder, Push, PushLabels, PushStream, Timestamp};
-use skald_runtime::Clock;
 
 use self::message::{InstrumentationScope, KeyValue, LogRecord, LogsRequest, Resource, ResourceLogs};
+pub use self::rules::OtlpRules;
+pub(crate) use self::rules::RuleCache;
 use super::encoding::{self, Compression};
 use super::metadata::Packer;
 use super::{PushState, no_streams};
-use crate::body;
 use crate::error::ApiError;
 use crate::tenant::tenant;
-
-/// The attributes of a resource that become labels, Loki's default.
-const LABELS: [&str; 18] = [
-    "service.name",
-    "service.namespace",
-    "service.instance.id",
-    "deployment.environment",
-    "deployment.environment.name",
-    "cloud.region",
-    "cloud.availability_zone",
-    "k8s.cluster.name",
-    "k8s.namespace.name",
-    "k8s.pod.name",
-    "k8s.container.name",
-    "container.name",
-    "k8s.replicaset.name",
-    "k8s.deployment.name",
-    "k8s.statefulset.name",
-    "k8s.daemonset.name",
-    "k8s.cronjob.name",
-    "k8s.job.name",
-];
 
 /// `POST /otlp/v1/logs`
 pub(crate) async fn push_otlp(State(state): State<PushState>, request: Request) -> Response {
@@ -60,8 +42,11 @@ pub(crate) async fn push_otlp(State(state): State<PushState>, request: Request) 
 async fn push(state: &PushState, request: Request) -> Result<(), Error> {
     let (parts, body) = request.into_parts();
     let tenant = tenant(&parts.headers, &state.config)?;
-    let body = body::read(&parts.headers, body, state.config.max_recv_msg_size, "max_recv_msg_size").await?;
-    let push = decode(&parts.headers, body, state.config.max_decompressed_size, &*state.clock)?;
+    let (body, charge) = state.read(&parts.headers, body).await?;
+    let rules = state.otlp_rules.of(&state.limits.of(&tenant));
+    let (now, limit) = (state.clock.now(), state.config.max_decompressed_size);
+    let decode = move || decode(&parts.headers, body, limit, now, &rules);
+    let push = charge.decode(decode).await?;
     if push.entries.refs.is_empty() {
         // Only records that show nothing.
         return Ok(());
@@ -89,12 +74,19 @@ fn refusal(e: Error) -> Response {
 /// # Errors
 /// `InvalidArgument` for what is malformed, `TooLarge` over `limit` bytes when decompressed, `Unprocessable` without
 /// any record.
-pub fn decode(headers: &HeaderMap, body: Bytes, limit: usize, clock: &dyn Clock) -> Result<Push, Error> {
+pub fn decode(
+    headers: &HeaderMap,
+    body: Bytes,
+    limit: usize,
+    now: Timestamp,
+    rules: &OtlpRules,
+) -> Result<Push, Error> {
     let media_type = encoding::media_type(headers)?;
     let compression = match headers.get(header::CONTENT_ENCODING).map_or(&b""[..], |v| v.as_bytes()) {
         b"" => Compression::None,
         b"gzip" => Compression::Gzip,
         b"zstd" => Compression::Zstd,
+        b"lz4" => Compression::Lz4,
         other => {
             let other = String::from_utf8_lossy(other);
             return Err(Error::invalid(format!("Content-Encoding \"{other}\" not supported")));
@@ -116,7 +108,7 @@ pub fn decode(headers: &HeaderMap, body: Bytes, limit: usize, clock: &dyn Clock)
             return Err(Error::invalid(text));
         }
     };
-    convert(request, clock.now())
+    convert(request, now, rules)
 }
 
 fn from_json(message: &[u8]) -> Result<LogsRequest, Error> {
@@ -133,9 +125,10 @@ fn from_json(message: &[u8]) -> Result<LogsRequest, Error> {
 ///
 /// # Errors
 /// `Unprocessable` when there is no record.
-pub fn convert(request: LogsRequest, now: Timestamp) -> Result<Push, Error> {
+pub fn convert(request: LogsRequest, now: Timestamp, rules: &OtlpRules) -> Result<Push, Error> {
     let mut builder = Builder {
         now,
+        rules,
         lines: Vec::new(),
         refs: Vec::new(),
         streams: Vec::new(),
@@ -162,8 +155,9 @@ pub fn convert(request: LogsRequest, now: Timestamp) -> Result<Push, Error> {
     })
 }
 
-struct Builder {
+struct Builder<'a> {
     now: Timestamp,
+    rules: &'a OtlpRules,
     lines: Vec<u8>,
     refs: Vec<EntryRef>,
     streams: Vec<PushStream>,
@@ -173,30 +167,44 @@ struct Builder {
 /// Names and values that all entries of a resource or a scope have.
 type Common = Vec<(String, String)>;
 
-impl Builder {
+impl Builder<'_> {
     /// Adds a resource's records and returns how many it has.
     fn resource(&mut self, logs: ResourceLogs) -> usize {
-        let (labels, common) = split_resource(logs.resource.unwrap_or_default());
-        let first = self.refs.len() as u32;
+        let (mut labels, mut common) = (LabelsBuilder::default(), Common::new());
+        self.split_resource(&logs.resource.unwrap_or_default(), &mut labels, &mut common);
+        let of_resource = common.len();
+        let mut streams = Streams::default();
         let mut records = 0;
         for scope in logs.scope_logs {
-            let scoped = scope_metadata(scope.scope.unwrap_or_default());
+            let mut scope_labels = Vec::new();
+            self.split_scope(scope.scope.unwrap_or_default(), &mut scope_labels, &mut common);
             records += scope.log_records.len();
             for record in &scope.log_records {
-                for (name, value) in common.iter().chain(&scoped) {
+                for (name, value) in &common {
                     self.metadata.add(name.as_bytes(), value.as_bytes());
                 }
-                self.record(record);
+                let mut extra = scope_labels.clone();
+                if let Some(entry) = self.record(record, &mut extra) {
+                    streams.add(extra, entry);
+                }
             }
+            common.truncate(of_resource);
         }
-        let last = self.refs.len() as u32;
-        if last > first {
-            self.streams.push(PushStream { labels, entries: first..last });
+        for (extra, entries) in streams.streams {
+            let first = self.refs.len() as u32;
+            self.refs.extend(entries);
+            let mut labels = labels.clone();
+            for (name, value) in &extra {
+                labels.set(name, value);
+            }
+            let labels = PushLabels::Set(labels.build());
+            self.streams.push(PushStream { labels, entries: first..self.refs.len() as u32 });
         }
         records
     }
 
-    fn record(&mut self, record: &LogRecord) {
+    /// Adds a record's line and metadata; what becomes labels goes to `labels`. `None` if there is nothing to show.
+    fn record(&mut self, record: &LogRecord, labels: &mut Common) -> Option<EntryRef> {
         let time = match (record.time_unix_nano, record.observed_time_unix_nano) {
             (0, 0) => self.now,
             (0, observed) => observed as Timestamp,
@@ -204,70 +212,122 @@ impl Builder {
         };
         let start = self.lines.len();
         value::write_text(&mut self.lines, record.body.as_ref());
-        self.record_metadata(record);
+        self.record_metadata(record, labels);
         let (metadata_start, metadata_len) = self.metadata.finish();
-        if self.lines.len() == start && metadata_len == 0 {
-            // Neither line nor metadata: there is nothing to show.
-            return;
-        }
-        self.refs.push(EntryRef {
+        let shows = self.lines.len() > start || metadata_len > 0;
+        shows.then(|| EntryRef {
             timestamp: time,
             line_start: start as u32,
             line_len: (self.lines.len() - start) as u32,
             metadata_start,
             metadata_len,
-        });
+        })
     }
 
-    fn record_metadata(&mut self, record: &LogRecord) {
-        value::flatten(&record.attributes, &mut |name, text| {
-            self.metadata.add(name.as_bytes(), text.as_bytes())
-        });
+    fn record_metadata(&mut self, record: &LogRecord, labels: &mut Common) {
+        for attribute in &record.attributes {
+            let one = std::slice::from_ref(attribute);
+            match self.rules.of_record(&attribute.key) {
+                OtlpAction::Drop => {}
+                OtlpAction::IndexLabel => {
+                    value::flatten(one, &mut |name, text| add_label(labels, name, text))
+                }
+                OtlpAction::StructuredMetadata => {
+                    value::flatten(one, &mut |name, text| {
+                        self.metadata.add(name.as_bytes(), text.as_bytes())
+                    });
+                }
+            }
+        }
         let mut add = |name: &str, value: String| self.metadata.add(name.as_bytes(), value.as_bytes());
         let number = |n: u64| if n == 0 { String::new() } else { n.to_string() };
         add("observed_timestamp", number(record.observed_time_unix_nano));
         add("severity_number", number(u64::from(record.severity_number.unsigned_abs())));
-        add("severity_text", record.severity_text.clone());
+        if self.rules.severity_text_as_label {
+            add_label(labels, "severity_text", &record.severity_text);
+        } else {
+            add("severity_text", record.severity_text.clone());
+        }
         add("dropped_attributes_count", number(u64::from(record.dropped_attributes_count)));
         add("flags", number(u64::from(record.flags)));
         add("trace_id", value::hex(&record.trace_id));
         add("span_id", value::hex(&record.span_id));
         add("event_name", record.event_name.clone());
     }
-}
 
-/// The labels of a resource, and its other attributes.
-fn split_resource(resource: Resource) -> (PushLabels, Common) {
-    let mut labels = LabelsBuilder::default();
-    let mut common = Vec::new();
-    let (indexed, others): (Vec<KeyValue>, Vec<KeyValue>) =
-        resource.attributes.into_iter().partition(|a| LABELS.contains(&a.key.as_str()));
-    value::flatten(&indexed, &mut |name, text| {
-        let name = name.replace(['.', '-'], "_");
-        if is_label_name(&name) {
-            labels.set(&name, text);
+    /// Divides the attributes of a resource among labels and metadata.
+    fn split_resource(&self, resource: &Resource, labels: &mut LabelsBuilder, common: &mut Common) {
+        let mut found = Vec::new();
+        split(&resource.attributes, |key| self.rules.of_resource(key), &mut found, common);
+        for (name, value) in found {
+            labels.set(&name, &value);
         }
-    });
-    value::flatten(&others, &mut |name, text| common.push((name.to_owned(), text.to_owned())));
-    if resource.dropped_attributes_count > 0 {
-        common.push((
-            "resource_dropped_attributes_count".to_owned(),
-            resource.dropped_attributes_count.to_string(),
-        ));
+        if resource.dropped_attributes_count > 0 {
+            let count = resource.dropped_attributes_count.to_string();
+            common.push(("resource_dropped_attributes_count".to_owned(), count));
+        }
     }
-    (PushLabels::Set(labels.build()), common)
+
+    /// The same for a scope.
+    fn split_scope(&self, scope: InstrumentationScope, labels: &mut Common, common: &mut Common) {
+        split(&scope.attributes, |key| self.rules.of_scope(key), labels, common);
+        common.push(("scope_name".to_owned(), scope.name));
+        common.push(("scope_version".to_owned(), scope.version));
+        if scope.dropped_attributes_count > 0 {
+            let count = scope.dropped_attributes_count.to_string();
+            common.push(("scope_dropped_attributes_count".to_owned(), count));
+        }
+    }
 }
 
-fn scope_metadata(scope: InstrumentationScope) -> Common {
-    let mut common = Vec::new();
-    value::flatten(&scope.attributes, &mut |name, text| common.push((name.to_owned(), text.to_owned())));
-    common.push(("scope_name".to_owned(), scope.name));
-    common.push(("scope_version".to_owned(), scope.version));
-    if scope.dropped_attributes_count > 0 {
-        common
-            .push(("scope_dropped_attributes_count".to_owned(), scope.dropped_attributes_count.to_string()));
+/// The entries of a resource by the labels that they have besides those of the resource; mostly there are none.
+#[derive(Default)]
+struct Streams {
+    streams: Vec<(Common, Vec<EntryRef>)>,
+    by_labels: HashMap<Common, usize>,
+}
+
+impl Streams {
+    fn add(&mut self, mut labels: Common, entry: EntryRef) {
+        if !labels.is_empty() {
+            labels.sort();
+        }
+        let at = match self.streams.last() {
+            // Entries with the same labels tend to come one after the other.
+            Some((last, _)) if *last == labels => self.streams.len() - 1,
+            _ => *self.by_labels.entry(labels).or_insert_with_key(|labels| {
+                self.streams.push((labels.clone(), Vec::new()));
+                self.streams.len() - 1
+            }),
+        };
+        self.streams[at].1.push(entry);
     }
-    common
+}
+
+fn split(
+    attributes: &[KeyValue],
+    action: impl Fn(&str) -> OtlpAction,
+    labels: &mut Common,
+    metadata: &mut Common,
+) {
+    for attribute in attributes {
+        let one = std::slice::from_ref(attribute);
+        match action(&attribute.key) {
+            OtlpAction::Drop => {}
+            OtlpAction::IndexLabel => value::flatten(one, &mut |name, text| add_label(labels, name, text)),
+            OtlpAction::StructuredMetadata => {
+                value::flatten(one, &mut |name, text| metadata.push((name.to_owned(), text.to_owned())));
+            }
+        }
+    }
+}
+
+/// Adds a label, if its name can be made one.
+fn add_label(labels: &mut Common, name: &str, text: &str) {
+    let name = name.replace(['.', '-'], "_");
+    if is_label_name(&name) && !text.is_empty() {
+        labels.push((name, text.to_owned()));
+    }
 }
 
 #[cfg(test)]

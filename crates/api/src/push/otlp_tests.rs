@@ -1,12 +1,12 @@
 use super::*;
-use skald_runtime::clock::ManualClock;
+use skald_model::limits::{AttributeRule, OtlpConfig, ResourceAttributes};
 
 const NOW: i64 = 77;
 
 fn decode_json(body: &str) -> Result<Push, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    decode(&headers, Bytes::copy_from_slice(body.as_bytes()), 1 << 20, &ManualClock::new(NOW))
+    decode(&headers, Bytes::copy_from_slice(body.as_bytes()), 1 << 20, NOW, &OtlpRules::default())
 }
 
 fn plain(push: &Push) -> String {
@@ -106,4 +106,55 @@ fn refusals_are_status_messages() {
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/octet-stream");
     assert!(response.headers().contains_key(header::RETRY_AFTER));
     assert_eq!(refusal(Error::invalid("x")).status(), 400);
+}
+
+#[test]
+fn a_tenant_may_say_what_becomes_of_attributes() {
+    let rule = |action, attributes: &[&str], regex: &str| AttributeRule {
+        action,
+        attributes: attributes.iter().map(|a| (*a).to_owned()).collect(),
+        regex: regex.to_owned(),
+    };
+    let config = OtlpConfig {
+        resource_attributes: ResourceAttributes {
+            ignore_defaults: true,
+            attributes_config: vec![
+                rule(OtlpAction::Drop, &["host.ip"], ""),
+                rule(OtlpAction::IndexLabel, &[], "host\\..*"),
+            ],
+        },
+        scope_attributes: vec![rule(OtlpAction::Drop, &["noise"], "")],
+        log_attributes: vec![
+            rule(OtlpAction::IndexLabel, &["env"], ""),
+            rule(OtlpAction::Drop, &[], "secret.*"),
+        ],
+        severity_text_as_label: true,
+    };
+    let attribute =
+        |key: &str, value: &str| format!(r#"{{"key":"{key}","value":{{"stringValue":"{value}"}}}}"#);
+    let record = |line: &str, attributes: &str, severity: &str| {
+        format!(
+            r#"{{"timeUnixNano":"5","body":{{"stringValue":"{line}"}},"severityText":"{severity}","attributes":[{attributes}]}}"#
+        )
+    };
+    let resource =
+        [attribute("service.name", "s"), attribute("host.ip", "i"), attribute("host.id", "h")].join(",");
+    let records = [
+        record("one", &attribute("env", "a"), "INFO"),
+        record("two", &[attribute("env", "b"), attribute("secrets", "x")].join(","), "INFO"),
+        record("three", &attribute("env", "a"), "INFO"),
+    ]
+    .join(",");
+    let body = format!(
+        r#"{{"resourceLogs":[{{"resource":{{"attributes":[{resource}]}},"scopeLogs":[{{"scope":{{"attributes":[{}]}},"logRecords":[{records}]}}]}}]}}"#,
+        attribute("noise", "n")
+    );
+    let request = from_json(body.as_bytes()).unwrap();
+    let push = convert(request, NOW, &OtlpRules::new(&config)).unwrap();
+    assert_eq!(
+        plain(&push),
+        "{env=\"a\", host_id=\"h\", severity_text=\"INFO\"} 5 one {service_name=\"s\"}\n\
+         {env=\"a\", host_id=\"h\", severity_text=\"INFO\"} 5 three {service_name=\"s\"}\n\
+         {env=\"b\", host_id=\"h\", severity_text=\"INFO\"} 5 two {service_name=\"s\"}"
+    );
 }

@@ -125,7 +125,7 @@ async fn bad_pushes_get_a_reason_and_store_nothing() {
             vec![json],
             big.clone().into(),
             413,
-            "received message larger than max (8227 vs 4096), see the setting max_recv_msg_size",
+            "received message larger than max (8227 vs 4096), see the setting distributor.max_recv_msg_size",
         ),
         (
             vec![json, ("content-encoding", "gzip")],

@@ -174,6 +174,12 @@ pub(crate) struct DistributorSection {
     /// Longest body of a push after decompression.
     #[serde(with = "skald_runtime::units::bytes")]
     pub(crate) max_decompressed_size: usize,
+    /// Most memory of pushes on their way over all requests, decoded bodies included.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) inflight_bytes_max: usize,
+    /// How long a push waits for that memory before it is refused.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) inflight_wait: Duration,
     /// Most bytes of label texts whose parsed form is kept.
     #[serde(with = "skald_runtime::units::bytes")]
     pub(crate) stream_cache_bytes: usize,
@@ -186,6 +192,8 @@ impl Default for DistributorSection {
         Self {
             max_recv_msg_size: api.max_recv_msg_size,
             max_decompressed_size: api.max_decompressed_size,
+            inflight_bytes_max: api.inflight_bytes_max,
+            inflight_wait: api.inflight_wait,
             stream_cache_bytes,
         }
     }
@@ -197,6 +205,10 @@ impl Default for DistributorSection {
 pub(crate) struct QuerierSection {
     /// Most scans at a time; 0 means one per core.
     pub(crate) max_concurrent: usize,
+    /// Whether a query may be for several tenants, named as `a|b`.
+    pub(crate) multi_tenant_queries_enabled: bool,
+    /// Whether a request may tighten the limits of its query by the header `X-Loki-Query-Limits`.
+    pub(crate) per_request_limits_enabled: bool,
     /// Bytes of block ends (page tables, stream indexes, line filters) to keep.
     #[serde(with = "skald_runtime::units::bytes")]
     pub(crate) block_cache_bytes: u64,
@@ -218,6 +230,8 @@ impl Default for QuerierSection {
         let frontend = skald_frontend::Config::default();
         Self {
             max_concurrent,
+            multi_tenant_queries_enabled: false,
+            per_request_limits_enabled: false,
             block_cache_bytes,
             fetch_bytes_max,
             tail_max_duration: frontend.tail_max_duration,
@@ -230,6 +244,8 @@ impl From<QuerierSection> for skald_querier::Config {
     fn from(section: QuerierSection) -> Self {
         let QuerierSection {
             max_concurrent,
+            multi_tenant_queries_enabled: _,
+            per_request_limits_enabled: _,
             block_cache_bytes,
             fetch_bytes_max,
             tail_max_duration: _,
