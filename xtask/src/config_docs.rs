@@ -62,7 +62,7 @@ fn keys(yaml: &str) -> Vec<String> {
 }
 
 /// Keys whose value is a list, which stands on the lines below.
-const LISTS: [&str; 2] = ["discover_service_name", "log_level_fields"];
+const LISTS: [&str; 3] = ["discover_service_name", "log_level_fields", "tenant_limits_allow_publish"];
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@
 
 pub mod body;
 pub mod config;
+mod drilldown;
 pub mod error;
 mod metrics;
 pub mod push;

@@ -1,6 +1,7 @@
 //! Queries: from a request to the query frontend and back.
 
 pub(crate) mod answer;
+pub(crate) mod detected;
 pub(crate) mod json;
 pub(crate) mod legacy;
 pub mod params;
@@ -8,11 +9,13 @@ pub mod request;
 mod stats;
 pub(crate) mod streams;
 pub mod time;
+pub(crate) mod volume;
 
 use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
+use http::HeaderMap;
 use http::request::Parts;
 use skald_model::TenantId;
 use skald_rpc::QueryFrontend;
@@ -45,7 +48,8 @@ impl QueryState {
 /// `/loki/api/v1/query_range`
 pub(crate) async fn query_range(State(state): State<QueryState>, request: Request) -> Answer {
     let (tenant, parts, params) = state.open(request).await?;
-    let query = request::range_query(&params, tenant, state.clock.now())?;
+    let mut query = request::range_query(&params, tenant, state.clock.now())?;
+    query.tags = tags(&parts.headers);
     let response = state.frontend.query_range(query).await?;
     Ok(answer::respond(response, &Flags::of(&parts.headers)))
 }
@@ -53,7 +57,8 @@ pub(crate) async fn query_range(State(state): State<QueryState>, request: Reques
 /// `/loki/api/v1/query`
 pub(crate) async fn query(State(state): State<QueryState>, request: Request) -> Answer {
     let (tenant, parts, params) = state.open(request).await?;
-    let query = request::instant_query(&params, tenant, state.clock.now())?;
+    let mut query = request::instant_query(&params, tenant, state.clock.now())?;
+    query.tags = tags(&parts.headers);
     let response = state.frontend.query(query).await?;
     Ok(answer::respond(response, &Flags::of(&parts.headers)))
 }
@@ -119,6 +124,14 @@ pub(crate) async fn legacy_label_values(
     let (tenant, _, params) = state.open(request).await?;
     let request = request::labels(&params, tenant, state.clock.now())?;
     Ok(legacy::values(&state.frontend.label_values(request, &name).await?))
+}
+
+/// What `X-Query-Tags` says: `name=value,…`, other characters than Loki keeps replaced.
+fn tags(headers: &HeaderMap) -> String {
+    const TAGS_BYTES_MAX: usize = 1024;
+    let text = headers.get("x-query-tags").map_or("", |v| v.to_str().unwrap_or(""));
+    let kept = |c: char| c.is_ascii_alphanumeric() || "-=.@, ".contains(c);
+    text.chars().take(TAGS_BYTES_MAX).map(|c| if kept(c) { c } else { '_' }).collect()
 }
 
 /// Names or values; without any there is no `data`, as in Loki.

@@ -16,11 +16,12 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
 use crate::config::Config;
+use crate::drilldown;
 use crate::error::ApiError;
 use crate::metrics::{Metrics, Route, observe};
 use crate::push::budget::Budget;
 use crate::push::{self, PushState};
-use crate::query::{self, QueryState};
+use crate::query::{self, QueryState, detected, volume};
 use crate::status::{self, FlushState, Node, StatusState};
 use crate::tail::{self, TailState};
 
@@ -81,7 +82,8 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
             tasks,
         };
         routes = with_tails(routes, &tail);
-        routes = with_queries(routes, &QueryState { config, clock, frontend });
+        let state = QueryState { config: config.clone(), clock, frontend };
+        routes = with_exploring(with_queries(routes, &state), &state);
     }
     if let Some(ingester) = ingester {
         routes = with_flush(routes, FlushState { config: config.clone(), ingester });
@@ -119,6 +121,11 @@ fn with_status(routes: Routes, state: &StatusState) -> Routes {
             "/loki/api/v1/format_query",
             "loki_api_v1_format_query",
             get(status::format_query).post(status::format_query).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/drilldown-limits",
+            "loki_api_v1_drilldown_limits",
+            get(drilldown::limits).with_state(s()),
         )
 }
 
@@ -184,6 +191,47 @@ fn with_tails(routes: Routes, state: &TailState) -> Routes {
         "api_prom_tail",
         get(tail::legacy_tail).with_state(s()),
     )
+}
+
+/// What is answered from indexes and samples of entries, for Grafana's explorers.
+fn with_exploring(routes: Routes, state: &QueryState) -> Routes {
+    let s = || state.clone();
+    routes
+        .add(
+            "/loki/api/v1/index/stats",
+            "loki_api_v1_index_stats",
+            get(volume::stats).post(volume::stats).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/index/shards",
+            "loki_api_v1_index_shards",
+            get(volume::shards).post(volume::shards).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/index/volume",
+            "loki_api_v1_index_volume",
+            get(volume::volume).post(volume::volume).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/index/volume_range",
+            "loki_api_v1_index_volume_range",
+            get(volume::volume_range).post(volume::volume_range).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/detected_labels",
+            "loki_api_v1_detected_labels",
+            get(detected::labels).post(detected::labels).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/detected_fields",
+            "loki_api_v1_detected_fields",
+            get(detected::fields).post(detected::fields).with_state(s()),
+        )
+        .add(
+            "/loki/api/v1/detected_field/{name}/values",
+            "loki_api_v1_detected_field_name_values",
+            get(detected::field_values).post(detected::field_values).with_state(s()),
+        )
 }
 
 fn with_flush(routes: Routes, state: FlushState) -> Routes {

@@ -227,7 +227,7 @@ fn yaml(body: String) -> Response {
     with_type(body, "text/yaml; charset=utf-8")
 }
 
-fn json_value(value: &Value) -> Response {
+pub(crate) fn json_value(value: &Value) -> Response {
     with_type(value.to_string(), "application/json")
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Most bytes of remembered answers to label and series requests. More makes dashboards' variables and label
+    /// Most bytes of remembered answers to label, series and volume requests. More makes dashboards' variables and label
     /// browsers cheaper, less saves memory. Answers are remembered per table version, so they are never stale.
     pub metadata_cache_bytes: u64,
     /// How long a live tail may last. Its reader then has to ask again, which moves it to the members of that time.

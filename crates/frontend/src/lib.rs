@@ -5,11 +5,14 @@
 //! go of entries that a newer version covers says so, and the query starts over at a newer version.
 
 mod config;
+mod fields;
 mod log_query;
 mod metadata;
 mod metric_query;
 mod metrics;
+mod remembered;
 mod tail;
+mod volume;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +23,18 @@ use skald_cluster::{Topology, View};
 use skald_logql::ast::Expr;
 use skald_logql::syntax::{ParseOptions, canonical, parse_with};
 use skald_model::{Error, Kind, Limits, Result, TenantId, TenantLimits};
-use skald_rpc::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery};
+use skald_rpc::frontend::{
+    DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest, QueryData,
+    QueryResponse, RangeQuery, VolumeQuery,
+};
 use skald_rpc::ingester::StreamInfo;
 use skald_rpc::tail::{TailQuery, TailStream};
 use skald_runtime::Clock;
 use skald_storage::table::{Catalog, Snapshot};
 
 pub use crate::config::Config;
-use crate::metadata::MetadataCache;
 use crate::metrics::Metrics;
+use crate::remembered::Cache;
 
 /// How often a query starts over because its snapshot has become too old. Each time the newest version is taken, so a
 /// second round is rare and a third one hardly happens.
@@ -41,7 +47,7 @@ pub struct Frontend {
     catalog: Arc<Catalog>,
     limits: Arc<dyn TenantLimits>,
     clock: Arc<dyn Clock>,
-    metadata: MetadataCache,
+    remembered: Cache,
     metrics: Metrics,
     tail: tail::Settings,
 }
@@ -61,7 +67,7 @@ impl Frontend {
             catalog,
             limits,
             clock,
-            metadata: MetadataCache::new(config.metadata_cache_bytes),
+            remembered: Cache::new(config.metadata_cache_bytes),
             metrics: Metrics::new(registry)?,
             tail: tail::Settings {
                 duration_max: config.tail_max_duration,
@@ -134,7 +140,7 @@ impl skald_rpc::QueryFrontend for Frontend {
                 self.timed(&limits, metric_query::range(self, &query, metric, &text, &limits)).await
             }
         };
-        self.finish(answer, started, &query.query, "range")
+        self.finish(answer, started, (&query.query, &query.tags), "range")
     }
 
     async fn query(&self, query: InstantQuery) -> Result<QueryResponse> {
@@ -148,7 +154,7 @@ impl skald_rpc::QueryFrontend for Frontend {
             ));
         };
         let answer = self.timed(&limits, metric_query::instant(self, &query, &metric, &text, &limits)).await;
-        self.finish(answer, started, &query.query, "instant")
+        self.finish(answer, started, (&query.query, &query.tags), "instant")
     }
 
     async fn label_names(&self, request: MetadataRequest) -> Result<Vec<String>> {
@@ -166,6 +172,26 @@ impl skald_rpc::QueryFrontend for Frontend {
     async fn tail(&self, query: TailQuery) -> Result<TailStream> {
         tail::begin(self.clone(), query).await
     }
+
+    async fn index_stats(&self, request: MetadataRequest) -> Result<IndexStats> {
+        volume::index_stats(self, request).await
+    }
+
+    async fn volume(&self, query: VolumeQuery) -> Result<QueryResponse> {
+        volume::volume(self, query).await
+    }
+
+    async fn detected_labels(&self, request: MetadataRequest) -> Result<Vec<DetectedLabel>> {
+        metadata::detected_labels(self, request).await
+    }
+
+    async fn detected_fields(&self, query: DetectedFieldsQuery) -> Result<Vec<DetectedField>> {
+        fields::detected_fields(self, query).await
+    }
+
+    async fn detected_field_values(&self, query: DetectedFieldsQuery, name: &str) -> Result<Vec<String>> {
+        fields::values(self, query, name).await
+    }
 }
 
 impl Frontend {
@@ -174,7 +200,7 @@ impl Frontend {
         &self,
         answer: Result<QueryResponse>,
         started: std::time::Instant,
-        query: &str,
+        (query, tags): (&str, &str),
         range_type: &'static str,
     ) -> Result<QueryResponse> {
         let seconds = started.elapsed().as_secs_f64();
@@ -193,6 +219,7 @@ impl Frontend {
         // The span around the request has the tenant.
         tracing::info!(
             query,
+            tags,
             status,
             query_type = kind,
             latency_seconds = seconds,

@@ -1,49 +1,34 @@
 //! Label names, label values and series.
 //!
-//! What the table holds at one version never changes, so its part of an answer is remembered under that version.
-//! What ingesters hold is asked anew each time and joined.
+//! What the table holds at one version never changes, so its part of an answer is remembered under that version (see
+//! [`crate::remembered`]). What ingesters hold is asked anew each time and joined.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use futures::future::try_join_all;
 use skald_cluster::View;
 use skald_model::time::DAY;
-use skald_model::{Error, Result, TenantId, TimeRange};
-use skald_rpc::frontend::MetadataRequest;
+use skald_model::{Error, Result, TimeRange};
+use skald_rpc::frontend::{DetectedLabel, MetadataRequest};
 use skald_rpc::ingester::{StreamInfo, StreamsRequest};
-use skald_rpc::querier::BlockStreamsRequest;
-use skald_storage::table::Snapshot;
+use skald_rpc::querier::{BlockRef, BlockStreamsRequest};
+use skald_storage::table::{BlockEntry, Snapshot};
 
 use crate::Frontend;
 use crate::log_query::block_ref;
-
-/// Remembered streams of tables. Clones share them.
-#[derive(Clone)]
-pub(crate) struct MetadataCache(moka::sync::Cache<Key, Arc<TableStreams>>);
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    tenant: TenantId,
-    version: i64,
-    start: i64,
-    end: i64,
-    selectors: Vec<String>,
-}
+use crate::remembered::{Key, Remembered};
 
 /// The streams of a table in a range, and what has been derived from them so far.
-struct TableStreams {
+pub(crate) struct TableStreams {
     streams: Vec<StreamInfo>,
     names: OnceLock<Vec<String>>,
 }
 
-impl MetadataCache {
-    pub(crate) fn new(bytes: u64) -> Self {
-        let weigh = |_: &Key, v: &Arc<TableStreams>| {
-            let bytes: usize = v.streams.iter().map(|s| s.labels.packed().len() + 96).sum();
-            u32::try_from(bytes + 256).unwrap_or(u32::MAX)
-        };
-        Self(moka::sync::Cache::builder().max_capacity(bytes).weigher(weigh).build())
+impl TableStreams {
+    /// Bytes of memory that it takes, roughly.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.streams.iter().map(|s| s.labels.packed().len() + 96).sum()
     }
 }
 
@@ -84,6 +69,42 @@ pub(crate) async fn label_values(
     let streams = found.table.streams.iter().chain(&found.memory);
     let values: BTreeSet<&str> = streams.filter_map(|s| s.labels.get(name)).collect();
     Ok(values.into_iter().map(String::from).collect())
+}
+
+pub(crate) async fn detected_labels(
+    frontend: &Frontend,
+    request: MetadataRequest,
+) -> Result<Vec<DetectedLabel>> {
+    let found = find(frontend, request).await?;
+    let mut values: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
+    for (name, value) in found.table.streams.iter().chain(&found.memory).flat_map(|s| s.labels.iter()) {
+        values.entry(name).or_default().insert(value);
+    }
+    let worth_showing = |(name, values): &(&str, HashSet<&str>)| {
+        ALWAYS_SHOWN.contains(name) || !values.iter().all(|v| is_id(v))
+    };
+    let label = |(name, values): (&str, HashSet<&str>)| DetectedLabel {
+        name: name.to_owned(),
+        cardinality: values.len() as u64,
+    };
+    Ok(values.into_iter().filter(worth_showing).map(label).collect())
+}
+
+/// Labels that are shown even if all their values are ids.
+const ALWAYS_SHOWN: [&str; 4] = ["cluster", "namespace", "instance", "pod"];
+
+/// Whether a value is a number or a UUID, by which nobody would want to break logs down.
+fn is_id(value: &str) -> bool {
+    value.parse::<f64>().is_ok() || is_uuid(value)
+}
+
+fn is_uuid(value: &str) -> bool {
+    const DASHES: [usize; 4] = [8, 13, 18, 23];
+    let fits = |(i, b): (usize, u8)| match DASHES.contains(&i) {
+        true => b == b'-',
+        false => b.is_ascii_hexdigit(),
+    };
+    value.len() == 36 && value.bytes().enumerate().all(fits)
 }
 
 pub(crate) async fn series(frontend: &Frontend, request: MetadataRequest) -> Result<Vec<StreamInfo>> {
@@ -143,27 +164,11 @@ pub(crate) async fn find_at(
         .filter(|b| request.range.overlaps(b.summary.min_ts, b.summary.max_ts))
         .collect();
     let range = clamp(request.range, blocks.iter().map(|b| (b.summary.min_ts, b.summary.max_ts)));
-    let key = Key {
-        tenant: request.tenant.clone(),
-        version: snapshot.version,
-        start: range.start,
-        end: range.end,
-        selectors: request.selectors.clone(),
-    };
-    if let Some(table) = frontend.metadata.0.get(&key) {
+    let key = Key::new(&request.tenant, &snapshot, range, &request.selectors, None);
+    if let Some(Remembered::Streams(table)) = frontend.remembered.get(&key) {
         return Ok(Found { table, memory });
     }
-    // One request per querier, so that each block is asked for where it is cached.
-    let mut by_querier: BTreeMap<&str, (Arc<dyn skald_rpc::Querier>, Vec<_>)> = BTreeMap::new();
-    for b in blocks {
-        let member = view.querier(&b.path).ok_or_else(|| Error::unavailable("no querier is known yet"))?;
-        by_querier
-            .entry(&member.name)
-            .or_insert_with(|| (member.service.clone(), vec![]))
-            .1
-            .push(block_ref(b));
-    }
-    let asked = by_querier.into_values().map(|(querier, blocks)| {
+    let asked = by_querier(&view, blocks)?.into_iter().map(|(querier, blocks)| {
         let request = BlockStreamsRequest {
             tenant: request.tenant.clone(),
             blocks,
@@ -174,12 +179,29 @@ pub(crate) async fn find_at(
     });
     let streams = StreamInfo::join(try_join_all(asked).await?.into_iter().flatten());
     let table = Arc::new(TableStreams { streams, names: OnceLock::new() });
-    frontend.metadata.0.insert(key, table.clone());
+    frontend.remembered.insert(key, Remembered::Streams(table.clone()));
     Ok(Found { table, memory })
 }
 
+/// A querier and the blocks to ask it for.
+pub(crate) type Part = (Arc<dyn skald_rpc::Querier>, Vec<BlockRef>);
+
+/// One request per querier, so that each block is asked for where it is cached.
+pub(crate) fn by_querier<'a>(
+    view: &View,
+    blocks: impl IntoIterator<Item = &'a Arc<BlockEntry>>,
+) -> Result<Vec<Part>> {
+    let mut parts: BTreeMap<&str, Part> = BTreeMap::new();
+    for b in blocks {
+        let member = view.querier(&b.path).ok_or_else(|| Error::unavailable("no querier is known yet"))?;
+        let part = parts.entry(&member.name).or_insert_with(|| (member.service.clone(), vec![]));
+        part.1.push(block_ref(b));
+    }
+    Ok(parts.into_values().collect())
+}
+
 /// The part of `range` that the blocks span, so that requests which differ only outside of it share an answer.
-fn clamp(range: TimeRange, blocks: impl Iterator<Item = (i64, i64)>) -> TimeRange {
+pub(crate) fn clamp(range: TimeRange, blocks: impl Iterator<Item = (i64, i64)>) -> TimeRange {
     let (min, max) = blocks.fold((i64::MAX, i64::MIN), |(a, b), (min, max)| (a.min(min), b.max(max)));
     if min > max {
         return TimeRange::new(0, 0);

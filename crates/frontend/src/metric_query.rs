@@ -8,7 +8,9 @@ use skald_cluster::View;
 use skald_logql::ast::MetricExpr;
 use skald_logql::metric::{MetricQuery, Partial, QueryLimits, QueryValue, Steps};
 use skald_model::{Direction, EntryHash, Error, Limits, QueryStats, Result, StreamId, TenantId, TimeRange};
-use skald_rpc::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery, Series};
+use skald_rpc::frontend::{
+    InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery, Series, wants_partial_results,
+};
 use skald_rpc::ingester::StreamInfo;
 use skald_rpc::querier::{LogTask, MetricResult, MetricTask};
 use skald_storage::table::Snapshot;
@@ -39,7 +41,7 @@ pub(crate) async fn range(
     } else {
         Steps::range(query.start, query.end, query.step)
     };
-    run(frontend, &query.tenant, text, expr, steps, limits).await
+    run(frontend, &query.tenant, (text, &query.tags), expr, steps, limits).await
 }
 
 /// Runs a metric query at one point in time.
@@ -50,19 +52,20 @@ pub(crate) async fn instant(
     text: &str,
     limits: &Limits,
 ) -> Result<QueryResponse> {
-    run(frontend, &query.tenant, text, expr, Steps::instant(query.time), limits).await
+    run(frontend, &query.tenant, (text, &query.tags), expr, Steps::instant(query.time), limits).await
 }
 
 async fn run(
     frontend: &Frontend,
     tenant: &TenantId,
-    text: &str,
+    (text, tags): (&str, &str),
     expr: &MetricExpr,
     steps: Steps,
     limits: &Limits,
 ) -> Result<QueryResponse> {
     let query = MetricQuery::compile(expr)?;
-    let max_series = QueryLimits { max_series: limits.max_query_series };
+    let partial = wants_partial_results(tags);
+    let max_series = QueryLimits { max_series: if partial { 0 } else { limits.max_query_series } };
     if query.leaves().is_empty() {
         return Ok(respond(query.evaluate(&[], steps, max_series)?, QueryStats::default()));
     }
@@ -90,7 +93,24 @@ async fn run(
             )
         })
         .await?;
-    Ok(respond(query.evaluate(&partials, steps, max_series)?, stats))
+    let mut response = respond(query.evaluate(&partials, steps, max_series)?, stats);
+    if partial {
+        cut_series(&mut response, limits.max_query_series);
+    }
+    Ok(response)
+}
+
+/// Keeps the first `max` series (0 keeps all) and says so.
+fn cut_series(response: &mut QueryResponse, max: usize) {
+    if let QueryData::Matrix(series) | QueryData::Vector(series) = &mut response.data
+        && max > 0
+        && series.len() > max
+    {
+        series.truncate(max);
+        response.warnings.push(format!(
+            "maximum number of series ({max}) reached for a single query; returning partial results"
+        ));
+    }
 }
 
 fn respond(value: QueryValue, stats: QueryStats) -> QueryResponse {

@@ -9,12 +9,14 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use skald_cluster::Topology;
 use skald_model::{
-    Direction, EntryHash, EntryLabels, Error, Kind, Labels, LabelsRef, Limits, LogEntry, LogMerger, Result,
-    StreamId, TenantId, TimeRange,
+    Chunk, Direction, EntryHash, EntryLabels, Error, GroupVolume, Kind, Labels, LabelsRef, Limits, LogEntry,
+    LogMerger, Result, StreamId, TenantId, TimeRange, VolumeCollector,
 };
-use skald_rpc::frontend::{MetadataRequest, QueryData, RangeQuery};
-use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
-use skald_rpc::querier::{BlockStreamsRequest, LogResult, LogTask, MetricResult, MetricTask};
+use skald_rpc::frontend::{DetectedLabel, IndexStats, MetadataRequest, QueryData, RangeQuery, VolumeQuery};
+use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use skald_rpc::querier::{
+    BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
+};
 use skald_rpc::tail::{TailStream, TailTask};
 use skald_rpc::{Ingester, Querier, QueryFrontend};
 use skald_runtime::SystemClock;
@@ -67,6 +69,14 @@ fn info(items: &[Item]) -> Vec<StreamInfo> {
     }]
 }
 
+/// Adds a chunk of ten bytes per entry.
+fn count(all: &mut VolumeCollector, items: &[Item]) -> Result<()> {
+    info(items).iter().try_for_each(|s| {
+        let (min_ts, max_ts, entries) = (s.min_ts, s.max_ts, s.entries);
+        all.add_chunk(&s.labels, &Chunk { min_ts, max_ts, entries, bytes: entries * 10 })
+    })
+}
+
 /// Memory that forgets what the table holds once a newer version is asked for.
 #[derive(Default)]
 struct Memory {
@@ -93,6 +103,11 @@ impl Ingester for Memory {
     }
     async fn tail(&self, _: TailTask) -> Result<TailStream> {
         Err(Error::internal("not asked for"))
+    }
+    async fn volumes(&self, request: VolumesRequest) -> Result<Vec<GroupVolume>> {
+        let mut all = VolumeCollector::new(request.spec, request.streams.range);
+        count(&mut all, &self.items)?;
+        Ok(all.finish())
     }
     async fn flush(&self, _: Option<TenantId>) -> Result<()> {
         Ok(())
@@ -122,6 +137,16 @@ impl Querier for Blocks {
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>> {
         let asked = |p: &str| request.blocks.iter().any(|b| &*b.path == p);
         Ok(StreamInfo::join(self.blocks.iter().filter(|(p, _)| asked(p)).flat_map(|(_, i)| info(i))))
+    }
+    async fn volumes(&self, request: BlockVolumesRequest) -> Result<Vec<GroupVolume>> {
+        let BlockStreamsRequest { blocks, range, .. } = request.streams;
+        let asked = |p: &str| blocks.iter().any(|b| &*b.path == p);
+        let mut all = VolumeCollector::new(request.spec, range);
+        for (path, items) in self.blocks.iter().filter(|(p, _)| asked(p)) {
+            self.read.lock().push(path.clone());
+            count(&mut all, items)?;
+        }
+        Ok(all.finish())
     }
 }
 
@@ -184,6 +209,7 @@ fn query(range: TimeRange, limit: usize, direction: Direction) -> RangeQuery {
         interval: 0,
         limit,
         direction,
+        tags: String::new(),
     }
 }
 
@@ -301,4 +327,68 @@ proptest! {
         });
         prop_assert_eq!(got.unwrap(), expected);
     }
+}
+
+fn metadata(start: i64, end: i64) -> MetadataRequest {
+    let selectors = vec![r#"{app="a"}"#.into()];
+    MetadataRequest { tenant: tenant(), range: TimeRange::new(start, end), selectors }
+}
+
+#[tokio::test]
+async fn statistics_count_memory_and_each_block_once_and_remember_the_table() {
+    let memory = Memory { items: vec![(50, 1)], ..Memory::default() };
+    let (f, blocks) = frontend(&[vec![(1, 1), (9, 2)], vec![(20, 3)]], memory, Limits::default()).await;
+    let expected = IndexStats { streams: 1, chunks: 3, bytes: 40, entries: 4 };
+    assert_eq!(f.index_stats(metadata(0, 100)).await.unwrap(), expected);
+    assert_eq!(std::mem::take(&mut *blocks.read.lock()).len(), 2);
+    // The same part of the table under another end of the range.
+    assert_eq!(f.index_stats(metadata(0, 1000)).await.unwrap(), expected);
+    assert!(blocks.read.lock().is_empty(), "remembered");
+    let nothing = f.index_stats(metadata(100, 200)).await.unwrap();
+    assert_eq!(nothing, IndexStats::default());
+    let all = MetadataRequest { selectors: vec![r#"{app="a"} |= "x""#.into()], ..metadata(0, 100) };
+    assert_eq!(f.index_stats(all).await.unwrap_err().message, "only label matchers are supported");
+}
+
+fn volume_query(step: i64) -> VolumeQuery {
+    VolumeQuery {
+        tenant: tenant(),
+        query: r#"{app="a"}"#.into(),
+        start: 0,
+        end: 60_000_000,
+        step,
+        limit: 0,
+        target_labels: vec![],
+        by_name: false,
+    }
+}
+
+#[tokio::test]
+async fn volumes_are_a_vector_or_points_at_the_end_of_each_step() {
+    let memory = Memory { items: vec![(50_000_000, 1)], ..Memory::default() };
+    let blocks = [vec![(1, 1), (9, 2)], vec![(20_000_000, 3)]];
+    let (f, _) = frontend(&blocks, memory, Limits::default()).await;
+    let ask = async |q: VolumeQuery| f.volume(q).await.map(|r| r.data);
+    let QueryData::Vector(series) = ask(volume_query(0)).await.unwrap() else { panic!("a vector") };
+    assert_eq!(series.len(), 1);
+    assert_eq!(
+        (series[0].labels.to_string(), series[0].samples.clone()),
+        (labels().to_string(), vec![(60_000_000, 40.0)])
+    );
+    let QueryData::Matrix(series) = ask(volume_query(20_000_000)).await.unwrap() else { panic!("a matrix") };
+    assert_eq!(series[0].samples, [(19_000_000, 20.0), (39_000_000, 10.0), (60_000_000, 10.0)]);
+    let by_name = VolumeQuery { by_name: true, ..volume_query(0) };
+    let QueryData::Vector(series) = ask(by_name).await.unwrap() else { panic!("a vector") };
+    assert_eq!(series[0].labels.to_string(), r#"{app=""}"#);
+    let off = Limits { volume_enabled: false, ..Limits::default() };
+    let (f, _) = frontend(&[], Memory::default(), off).await;
+    assert!(f.volume(volume_query(0)).await.unwrap_err().message.contains("volume_enabled"));
+}
+
+#[tokio::test]
+async fn detected_labels_count_values() {
+    let memory = Memory { items: vec![(50, 1)], ..Memory::default() };
+    let (f, _) = frontend(&[vec![(1, 1)]], memory, Limits::default()).await;
+    let found = f.detected_labels(metadata(0, 100)).await.unwrap();
+    assert_eq!(found, [DetectedLabel { name: "app".into(), cardinality: 1 }]);
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
-use skald_model::{Error, Result, TenantId, TenantLimits};
-use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
+use skald_model::{Error, GroupVolume, Result, TenantId, TenantLimits};
+use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailStream, TailTask, buffer};
 use skald_runtime::{Clock, Tasks};
@@ -230,6 +230,18 @@ impl skald_rpc::Ingester for Ingester {
         let metrics = metrics.clone();
         self.tasks.spawn("ingester-tail", move |token| tail::run(arrivals, query, writer, metrics, token));
         Ok(Box::pin(tail::Followed::new(reader, subscription)))
+    }
+
+    async fn volumes(&self, request: VolumesRequest) -> Result<Vec<GroupVolume>> {
+        let VolumesRequest { streams: StreamsRequest { tenant, version, range, selectors }, spec } = request;
+        let selectors = query::parse_selectors(&selectors)?;
+        let segments = self.core.cut(&tenant, version).await?;
+        if segments.is_empty() || range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let count =
+            move |cancelled: &query::Cancelled| query::volumes(&segments, &selectors, range, spec, cancelled);
+        Ok(self.pool.run(count).await?.0)
     }
 
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {

@@ -19,6 +19,7 @@ pub mod result;
 pub mod ring;
 pub mod tenant;
 pub mod time;
+pub mod volume;
 
 pub use batch::{Batch, BatchStream, EntryRef, Push, PushLabels, PushStream};
 pub use digest::{Digest, EntryHash};
@@ -31,3 +32,4 @@ pub use merge::LogMerger;
 pub use result::{EntryLabels, LogEntry, QueryStats};
 pub use tenant::TenantId;
 pub use time::{Direction, TimeRange, Timestamp};
+pub use volume::{Chunk, GroupVolume, StepVolume, VolumeCollector, VolumeGroups, VolumeSpec};

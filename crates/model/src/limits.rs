@@ -119,8 +119,14 @@ pub struct Limits {
     pub max_streams_matchers_per_query: usize,
     /// Whether index/volume is served.
     pub volume_enabled: bool,
+    /// Most series of a volume; 0 is no limit.
+    pub volume_max_series: usize,
 
-    /// Refuse what Loki refuses (selectors that match everything, log queries with a trailing range), in its words.
+    /// The limits that drilldown-limits shows to users.
+    pub tenant_limits_allow_publish: Vec<String>,
+
+    /// Refuse what Loki refuses (selectors that match everything, log queries with a trailing range), in its words, and
+    /// round volumes as Loki does: to KiB for what a block or memory holds of a stream, so that small streams have none.
     pub loki_strict: bool,
 }
 
@@ -213,6 +219,24 @@ impl Default for Limits {
             max_concurrent_tail_requests: 10,
             max_streams_matchers_per_query: 1000,
             volume_enabled: true,
+            volume_max_series: 1000,
+            tenant_limits_allow_publish: [
+                "discover_log_levels",
+                "discover_service_name",
+                "max_entries_limit_per_query",
+                "max_line_size_truncate",
+                "max_query_bytes_read",
+                "max_query_length",
+                "max_query_lookback",
+                "max_query_range",
+                "max_query_series",
+                "query_timeout",
+                "retention_period",
+                "volume_enabled",
+                "volume_max_series",
+            ]
+            .map(String::from)
+            .to_vec(),
             loki_strict: false,
         }
     }

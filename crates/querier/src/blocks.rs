@@ -6,13 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use skald_model::{Error, Result, Selector, TenantId, TimeRange};
+use skald_model::{Chunk, Error, Result, Selector, TenantId, TimeRange, VolumeCollector};
 use skald_rpc::ingester::StreamInfo;
 use skald_rpc::querier::BlockRef;
 use skald_storage::block::{self, BlockMeta, BlockOptions, Fetched};
 use skald_storage::cache::{ByteCache, CacheMetrics, Weigh};
 use skald_storage::table::Catalog;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::pool::Cancelled;
 
 /// Raw bytes of the largest file of another tool that is read. It is converted in memory.
 const CONVERTED_BYTES_MAX: u64 = 512 << 20;
@@ -155,12 +157,7 @@ impl Block {
     /// Its streams that pass one of the selectors and have entries in `range`.
     pub(crate) fn streams(&self, selectors: &[Selector], range: TimeRange) -> Result<Vec<StreamInfo>> {
         let index = self.meta.streams();
-        let mut ordinals = Vec::new();
-        for s in selectors {
-            ordinals.extend(index.select(s, range).map_err(|e| self.damaged(&e))?);
-        }
-        ordinals.sort_unstable();
-        ordinals.dedup();
+        let ordinals = self.select(selectors, range)?;
         let info = |o: u32| {
             index.get(o).map(|s| StreamInfo {
                 id: s.id,
@@ -172,6 +169,39 @@ impl Block {
             })
         };
         ordinals.into_iter().map(|o| info(o).map_err(|e| self.damaged(&e))).collect()
+    }
+
+    /// Adds what the block holds of the streams that pass one of the selectors.
+    pub(crate) fn add_volumes(
+        &self,
+        selectors: &[Selector],
+        range: TimeRange,
+        all: &mut VolumeCollector,
+        cancelled: &Cancelled,
+    ) -> Result<()> {
+        for ordinal in self.select(selectors, range)? {
+            cancelled.check()?;
+            let s = self.meta.streams().get(ordinal).map_err(|e| self.damaged(&e))?;
+            let chunk = Chunk {
+                min_ts: s.min_ts,
+                max_ts: s.max_ts,
+                entries: u64::from(s.rows.end - s.rows.start),
+                bytes: s.bytes + s.metadata_bytes,
+            };
+            all.add_chunk(&s.labels, &chunk)?;
+        }
+        Ok(())
+    }
+
+    /// The numbers of the streams that pass one of the selectors and have entries in `range`.
+    fn select(&self, selectors: &[Selector], range: TimeRange) -> Result<Vec<u32>> {
+        let mut ordinals = Vec::new();
+        for s in selectors {
+            ordinals.extend(self.meta.streams().select(s, range).map_err(|e| self.damaged(&e))?);
+        }
+        ordinals.sort_unstable();
+        ordinals.dedup();
+        Ok(ordinals)
     }
 }
 

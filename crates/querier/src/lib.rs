@@ -16,9 +16,11 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use skald_logql::ast::{Expr, LogExpr};
 use skald_logql::syntax::{ParseOptions, parse_selector, parse_with};
-use skald_model::{Error, Result, Selector};
+use skald_model::{Error, GroupVolume, Result, Selector, VolumeCollector};
 use skald_rpc::ingester::StreamInfo;
-use skald_rpc::querier::{BlockStreamsRequest, LogResult, LogTask, MetricResult, MetricTask};
+use skald_rpc::querier::{
+    BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
+};
 use skald_storage::cache::CacheMetrics;
 use skald_storage::table::Catalog;
 
@@ -114,5 +116,21 @@ impl skald_rpc::Querier for Querier {
             all.extend(streams);
         }
         Ok(StreamInfo::join(all))
+    }
+
+    async fn volumes(&self, request: BlockVolumesRequest) -> Result<Vec<GroupVolume>> {
+        let BlockVolumesRequest { streams: BlockStreamsRequest { tenant, blocks, range, selectors }, spec } =
+            request;
+        let selectors = parse_selectors(&selectors)?;
+        let mut all = VolumeCollector::new(spec, range);
+        for block in &blocks {
+            let block = self.blocks.open(&tenant, block).await?;
+            let selectors = selectors.clone();
+            let count = move |cancelled: &pool::Cancelled| {
+                block.add_volumes(&selectors, range, &mut all, cancelled).map(|()| all)
+            };
+            (all, _) = self.pool.run(count).await?;
+        }
+        Ok(all.finish())
     }
 }

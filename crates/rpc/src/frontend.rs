@@ -25,6 +25,8 @@ pub struct RangeQuery {
     pub limit: usize,
     /// Order of a log query.
     pub direction: Direction,
+    /// What the client says about itself, `name=value,…`; see [`wants_partial_results`].
+    pub tags: String,
 }
 
 /// A query at one point in time.
@@ -40,6 +42,17 @@ pub struct InstantQuery {
     pub limit: usize,
     /// Order of a log query.
     pub direction: Direction,
+    /// What the client says about itself, as in [`RangeQuery`].
+    pub tags: String,
+}
+
+/// Whether a client with these tags would rather have some of the series, with a warning, than an error when there are
+/// too many. Grafana's Logs Drilldown does.
+pub fn wants_partial_results(tags: &str) -> bool {
+    tags.split(',').any(|tag| {
+        let (name, value) = tag.split_once('=').unwrap_or((tag, ""));
+        name.trim().eq_ignore_ascii_case("source") && value.trim() == "grafana-lokiexplore-app"
+    })
 }
 
 /// One series of a matrix.
@@ -86,6 +99,81 @@ pub struct MetadataRequest {
     pub selectors: Vec<String>,
 }
 
+/// How much some streams hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexStats {
+    /// Streams.
+    pub streams: u64,
+    /// Chunks: what one block or one segment in memory holds of one stream.
+    pub chunks: u64,
+    /// Bytes of lines and structured metadata.
+    pub bytes: u64,
+    /// Entries.
+    pub entries: u64,
+}
+
+/// Asks for the volume of streams, over all of a range or step by step.
+#[derive(Clone, Debug)]
+pub struct VolumeQuery {
+    /// Whose data.
+    pub tenant: TenantId,
+    /// A selector.
+    pub query: String,
+    /// First nanosecond.
+    pub start: Timestamp,
+    /// First nanosecond after the range.
+    pub end: Timestamp,
+    /// Distance of points in nanoseconds, which lie at its multiples; 0 asks for one number over the whole range.
+    pub step: i64,
+    /// Most series, the largest; 0 leaves it to the tenant's limit.
+    pub limit: usize,
+    /// Labels to count by; those that the selector names if there are none.
+    pub target_labels: Vec<String>,
+    /// Count the streams that have a label, for each label name, instead of those with the same values.
+    pub by_name: bool,
+}
+
+/// A name of a label and how many values it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetectedLabel {
+    /// The name.
+    pub name: String,
+    /// Number of its values.
+    pub cardinality: u64,
+}
+
+/// Asks for the fields of the entries that a log query gives.
+#[derive(Clone, Debug)]
+pub struct DetectedFieldsQuery {
+    /// Whose data.
+    pub tenant: TenantId,
+    /// A log query.
+    pub query: String,
+    /// First nanosecond.
+    pub start: Timestamp,
+    /// First nanosecond after the range.
+    pub end: Timestamp,
+    /// Most entries that are looked at, the newest.
+    pub line_limit: usize,
+    /// Most fields of the answer, or values of a field.
+    pub limit: usize,
+}
+
+/// A field of entries: structured metadata, a label that a stage of the query made, or what a parser finds in lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetectedField {
+    /// Its name, as a label.
+    pub name: String,
+    /// What its values look like: `string`, `int`, `float`, `boolean`, `duration` or `bytes`.
+    pub kind: String,
+    /// How many different values were met.
+    pub cardinality: u64,
+    /// The parsers that find it; none for structured metadata.
+    pub parsers: Vec<String>,
+    /// Where it lies in JSON lines; empty if it is not from one.
+    pub json_path: Vec<String>,
+}
+
 /// Answers queries over everything acknowledged: in memory, in the table, each entry once.
 #[async_trait]
 pub trait QueryFrontend: Send + Sync + 'static {
@@ -106,4 +194,37 @@ pub trait QueryFrontend: Send + Sync + 'static {
 
     /// Follows a log query: first the newest entries there are, then every entry as it is acknowledged, each once.
     async fn tail(&self, query: TailQuery) -> Result<TailStream>;
+
+    /// How much the streams of the request's one selector hold.
+    async fn index_stats(&self, request: MetadataRequest) -> Result<IndexStats>;
+
+    /// The volume of streams: a vector, or a matrix where there is more than one step; largest series first.
+    async fn volume(&self, query: VolumeQuery) -> Result<QueryResponse>;
+
+    /// Labels with their numbers of values, sorted by name.
+    async fn detected_labels(&self, request: MetadataRequest) -> Result<Vec<DetectedLabel>>;
+
+    /// The fields of entries, sorted by name.
+    async fn detected_fields(&self, query: DetectedFieldsQuery) -> Result<Vec<DetectedField>>;
+
+    /// Values of one field of entries, sorted.
+    async fn detected_field_values(&self, query: DetectedFieldsQuery, name: &str) -> Result<Vec<String>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_drilldown_wants_partial_results() {
+        for (tags, expected) in [
+            ("Source=grafana-lokiexplore-app", true),
+            ("a=b, source=grafana-lokiexplore-app", true),
+            ("Source=logvolhist", false),
+            ("grafana-lokiexplore-app", false),
+            ("", false),
+        ] {
+            assert_eq!(wants_partial_results(tags), expected, "{tags}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{Batch, Labels, Result, StreamId, TenantId, TimeRange, Timestamp};
+use skald_model::{Batch, GroupVolume, Labels, Result, StreamId, TenantId, TimeRange, Timestamp, VolumeSpec};
 
 use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use crate::tail::{TailStream, TailTask};
@@ -31,6 +31,15 @@ pub struct StreamsRequest {
     pub range: TimeRange,
     /// Only streams that pass one of these selectors, as LogQL text; none passes all.
     pub selectors: Vec<String>,
+}
+
+/// How much an ingester holds that the table does not.
+#[derive(Clone, Debug)]
+pub struct VolumesRequest {
+    /// Of which streams, and when.
+    pub streams: StreamsRequest,
+    /// What to count.
+    pub spec: VolumeSpec,
 }
 
 /// A stream that an ingester holds entries of.
@@ -97,6 +106,10 @@ pub trait Ingester: Send + Sync + 'static {
     /// Follows what is appended: once this has returned, every entry that becomes visible to queries and was not yet
     /// is handed on, repeated pushes included. `Kind::InvalidArgument` when the tenant has as many tails as it may.
     async fn tail(&self, task: TailTask) -> Result<TailStream>;
+
+    /// How much there is of streams that the table does not hold at the given version, counted entry by entry; errors as
+    /// for [`Ingester::query_logs`], and `Kind::InvalidArgument` for an answer that is too large.
+    async fn volumes(&self, request: VolumesRequest) -> Result<Vec<GroupVolume>>;
 
     /// Writes what is in memory now (of one tenant or of all) to the table and returns when it is committed.
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()>;

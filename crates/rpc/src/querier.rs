@@ -4,7 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{Direction, EntryHash, LogEntry, QueryStats, Result, StreamId, TenantId, TimeRange};
+use skald_model::{
+    Direction, EntryHash, GroupVolume, LogEntry, QueryStats, Result, StreamId, TenantId, TimeRange,
+    VolumeSpec,
+};
 
 use crate::ingester::StreamInfo;
 
@@ -122,6 +125,15 @@ pub struct BlockStreamsRequest {
     pub selectors: Vec<String>,
 }
 
+/// How much some blocks hold.
+#[derive(Clone, Debug)]
+pub struct BlockVolumesRequest {
+    /// Of which streams of which blocks, and when.
+    pub streams: BlockStreamsRequest,
+    /// What to count.
+    pub spec: VolumeSpec,
+}
+
 /// Runs tasks over blocks.
 #[async_trait]
 pub trait Querier: Send + Sync + 'static {
@@ -133,4 +145,8 @@ pub trait Querier: Send + Sync + 'static {
 
     /// The streams of some blocks, each once, with what the blocks hold of them taken together.
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>>;
+
+    /// How much some blocks hold, by their stream indexes alone. `Kind::InvalidArgument` for an answer that is too
+    /// large.
+    async fn volumes(&self, request: BlockVolumesRequest) -> Result<Vec<GroupVolume>>;
 }

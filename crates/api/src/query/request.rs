@@ -29,22 +29,7 @@ pub fn range_query(params: &Params, tenant: TenantId, now: Timestamp) -> Result<
     }
     let limit = limit(params)?;
     let direction = direction(params)?;
-    let length = end.saturating_sub(start);
-    let step = match params.first("step") {
-        "" => (length / (250 * SECOND)).max(1) * SECOND,
-        text => time::seconds_or_duration(text).map_err(ApiError::bad_request)?,
-    };
-    if step <= 0 {
-        return Err(ApiError::bad_request(
-            "zero or negative query resolution step widths are not accepted. Try a positive integer",
-        ));
-    }
-    if length / step > POINTS_MAX {
-        return Err(ApiError::bad_request(
-            "exceeded maximum resolution of 11,000 points per time series. Try increasing the value of the step \
-             parameter",
-        ));
-    }
+    let step = step(params, start, end)?;
     let interval = match params.first("interval") {
         "" => 0,
         text => time::seconds_or_duration(text).map_err(ApiError::bad_request)?,
@@ -52,7 +37,7 @@ pub fn range_query(params: &Params, tenant: TenantId, now: Timestamp) -> Result<
     if interval < 0 {
         return Err(ApiError::bad_request("interval must be >= 0"));
     }
-    Ok(RangeQuery { tenant, query, start, end, step, interval, limit, direction })
+    Ok(RangeQuery { tenant, query, start, end, step, interval, limit, direction, tags: String::new() })
 }
 
 /// `query`
@@ -61,7 +46,7 @@ pub fn instant_query(params: &Params, tenant: TenantId, now: Timestamp) -> Resul
     let limit = limit(params)?;
     let time = time::timestamp(params.first("time"), now).map_err(ApiError::bad_request)?;
     let direction = direction(params)?;
-    Ok(InstantQuery { tenant, query, time, limit, direction })
+    Ok(InstantQuery { tenant, query, time, limit, direction, tags: String::new() })
 }
 
 /// `labels` and `label/{name}/values`
@@ -104,10 +89,35 @@ pub(crate) fn bounds(params: &Params, now: Timestamp) -> Result<(Timestamp, Time
     Ok((start, end))
 }
 
+/// The distance of points, as given or so that there are about 250.
+pub(super) fn step(params: &Params, start: Timestamp, end: Timestamp) -> Result<i64> {
+    let length = end.saturating_sub(start);
+    let step = match params.first("step") {
+        "" => (length / (250 * SECOND)).max(1) * SECOND,
+        text => time::seconds_or_duration(text).map_err(ApiError::bad_request)?,
+    };
+    if step <= 0 {
+        return Err(ApiError::bad_request(
+            "zero or negative query resolution step widths are not accepted. Try a positive integer",
+        ));
+    }
+    if length / step > POINTS_MAX {
+        return Err(ApiError::bad_request(
+            "exceeded maximum resolution of 11,000 points per time series. Try increasing the value of the step \
+             parameter",
+        ));
+    }
+    Ok(step)
+}
+
 pub(crate) fn limit(params: &Params) -> Result<usize> {
-    let text = params.first("limit");
+    positive(params.first("limit"), DEFAULT_LIMIT)
+}
+
+/// A number over 0; an empty text is `default`.
+pub(super) fn positive(text: &str, default: usize) -> Result<usize> {
     if text.is_empty() {
-        return Ok(DEFAULT_LIMIT);
+        return Ok(default);
     }
     let limit = time::integer(text, "Atoi").map_err(ApiError::bad_request)?;
     if limit <= 0 {

@@ -213,3 +213,66 @@ async fn large_answers_are_compressed_if_wanted() {
         Request::get("/loki/api/v1/labels").header("accept-encoding", "gzip").body(Body::empty()).unwrap();
     assert_eq!(send(&router, labels).await.header("content-encoding"), "");
 }
+
+#[tokio::test]
+async fn metadata_routes_ask_with_their_defaults() {
+    const HOUR: &str = "start=1768453200000000000 end=1768456800000000000";
+    for (uri, expected) in [
+        ("index/stats?query=%7B%7D", format!("stats tenant=fake {HOUR} selectors=[\"{{}}\"]")),
+        ("index/stats", format!("stats tenant=fake {HOUR} selectors=[\"\"]")),
+        (
+            "index/volume?query=x",
+            format!("volume tenant=fake query=x {HOUR} step=0 limit=0 labels=[] by_name=false"),
+        ),
+        (
+            "index/volume?query=x&targetLabels=a,b&aggregateBy=labels&limit=7",
+            format!("volume tenant=fake query=x {HOUR} step=0 limit=7 labels=[\"a\", \"b\"] by_name=true"),
+        ),
+        (
+            "index/volume_range?query=x&step=60s",
+            format!("volume tenant=fake query=x {HOUR} step=60000000000 limit=0 labels=[] by_name=false"),
+        ),
+        ("detected_labels?query=", format!("labels tenant=fake {HOUR} selectors=[]")),
+        (
+            "detected_fields?query=x&field_limit=5",
+            format!("fields tenant=fake query=x {HOUR} line_limit=100 limit=5"),
+        ),
+        (
+            "detected_field/a/values?query=x&line_limit=9",
+            format!("values of a tenant=fake query=x {HOUR} line_limit=9 limit=1000"),
+        ),
+        ("index/volume?limit=-1", "400 limit must be a positive value\n".to_owned()),
+        ("index/volume?aggregateBy=x", "400 invalid aggregation option\n".to_owned()),
+        ("detected_fields?line_limit=0", "400 limit must be a positive value\n".to_owned()),
+    ] {
+        check(&format!("/loki/api/v1/{uri}"), expected.trim_end()).await;
+    }
+}
+
+#[tokio::test]
+async fn metadata_answers_have_lokis_shapes() {
+    let services = Arc::new(Services::default());
+    let ask = async |path: &str| {
+        let answer = get(&surface(&services), &format!("/loki/api/v1/{path}")).await;
+        answer.text().to_owned()
+    };
+    assert_eq!(ask("index/stats?query=x").await, r#"{"bytes":3,"chunks":2,"entries":4,"streams":1}"#);
+    let shards = ask("index/shards?query=x").await;
+    assert!(shards.contains(r#""bounds":{"max":18446744073709551615,"min":0}"#), "{shards}");
+    for path in ["detected_labels", "detected_fields", "detected_field/a/values"] {
+        assert_eq!(ask(path).await, "{}");
+    }
+    *services.names.lock().unwrap() = vec!["a".into(), "b".into()];
+    assert_eq!(
+        ask("detected_labels").await,
+        r#"{"detectedLabels":[{"cardinality":2,"label":"a"},{"cardinality":2,"label":"b"}]}"#
+    );
+    assert_eq!(
+        ask("detected_fields").await,
+        concat!(
+            r#"{"fields":[{"cardinality":7,"label":"a","parsers":null,"type":"int"},"#,
+            r#"{"cardinality":7,"jsonPath":["b","x"],"label":"b","parsers":["json"],"type":"int"}],"limit":1000}"#
+        )
+    );
+    assert_eq!(ask("detected_field/a/values").await, r#"{"limit":1000,"values":["a","b"]}"#);
+}

@@ -10,9 +10,12 @@ use http_body_util::BodyExt as _;
 use prometheus::Registry;
 use skald_api::status::ConfigView;
 use skald_api::{ApiDeps, Config, Node, router};
-use skald_model::{Error, Kind, Limits, Push, QueryStats, Result, TenantId};
-use skald_rpc::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery};
-use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
+use skald_model::{Error, GroupVolume, Kind, Limits, Push, QueryStats, Result, TenantId};
+use skald_rpc::frontend::{
+    DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest, QueryData,
+    QueryResponse, RangeQuery, VolumeQuery,
+};
+use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailQuery, TailStream, TailTask};
 use skald_rpc::{Distributor, Ingester, QueryFrontend};
@@ -59,6 +62,13 @@ fn metadata(what: &str, r: &MetadataRequest) -> String {
     )
 }
 
+fn fields(what: &str, q: &DetectedFieldsQuery) -> String {
+    format!(
+        "{what} tenant={} query={} start={} end={} line_limit={} limit={}",
+        q.tenant, q.query, q.start, q.end, q.line_limit, q.limit
+    )
+}
+
 #[async_trait]
 impl Distributor for Services {
     async fn push(&self, tenant: &TenantId, push: Push) -> Result<()> {
@@ -100,6 +110,39 @@ impl QueryFrontend for Services {
     async fn tail(&self, _: TailQuery) -> Result<TailStream> {
         Err(unused())
     }
+    async fn index_stats(&self, r: MetadataRequest) -> Result<IndexStats> {
+        self.ask(metadata("stats", &r), IndexStats { streams: 1, chunks: 2, bytes: 3, entries: 4 })
+    }
+
+    async fn volume(&self, q: VolumeQuery) -> Result<QueryResponse> {
+        let question = format!(
+            "volume tenant={} query={} start={} end={} step={} limit={} labels={:?} by_name={}",
+            q.tenant, q.query, q.start, q.end, q.step, q.limit, q.target_labels, q.by_name
+        );
+        self.ask(question, self.response())
+    }
+
+    async fn detected_labels(&self, r: MetadataRequest) -> Result<Vec<DetectedLabel>> {
+        let names = self.names.lock().unwrap().clone();
+        let label = |name| DetectedLabel { name, cardinality: 2 };
+        self.ask(metadata("labels", &r), names.into_iter().map(label).collect())
+    }
+
+    async fn detected_fields(&self, q: DetectedFieldsQuery) -> Result<Vec<DetectedField>> {
+        let names = self.names.lock().unwrap().clone();
+        let field = |(i, name): (usize, String)| DetectedField {
+            json_path: if i == 0 { vec![] } else { vec![name.clone(), "x".into()] },
+            parsers: vec!["json".into(); i],
+            name,
+            kind: "int".into(),
+            cardinality: 7,
+        };
+        self.ask(fields("fields", &q), names.into_iter().enumerate().map(field).collect())
+    }
+
+    async fn detected_field_values(&self, q: DetectedFieldsQuery, name: &str) -> Result<Vec<String>> {
+        self.ask(fields(&format!("values of {name}"), &q), self.names.lock().unwrap().clone())
+    }
 }
 
 #[async_trait]
@@ -117,6 +160,9 @@ impl Ingester for Services {
         Err(unused())
     }
     async fn tail(&self, _: TailTask) -> Result<TailStream> {
+        Err(unused())
+    }
+    async fn volumes(&self, _: VolumesRequest) -> Result<Vec<GroupVolume>> {
         Err(unused())
     }
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {

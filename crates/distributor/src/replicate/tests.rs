@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use skald_model::batch::{BatchStream, EntryRef};
 use skald_model::ring::{RingMember, tokens_of};
-use skald_model::{Labels, StreamId};
+use skald_model::{GroupVolume, Labels, StreamId};
 use skald_rpc::Ingester;
-use skald_rpc::ingester::{StreamInfo, StreamsRequest};
+use skald_rpc::ingester::{StreamInfo, StreamsRequest, VolumesRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailStream, TailTask};
 
@@ -42,6 +42,9 @@ impl Ingester for Fake {
     }
     async fn tail(&self, _: TailTask) -> Result<TailStream> {
         Err(Error::internal("not asked for"))
+    }
+    async fn volumes(&self, _: VolumesRequest) -> Result<Vec<GroupVolume>> {
+        Ok(vec![])
     }
     async fn flush(&self, _: Option<TenantId>) -> Result<()> {
         Ok(())

@@ -184,6 +184,7 @@ impl Tail {
             interval: 0,
             limit,
             direction: Direction::Backward,
+            tags: String::new(),
         }
     }
 }

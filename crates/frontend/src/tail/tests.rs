@@ -44,6 +44,9 @@ impl Fake {
 
 #[async_trait]
 impl Ingester for Fake {
+    async fn volumes(&self, _: skald_rpc::ingester::VolumesRequest) -> Result<Vec<skald_model::GroupVolume>> {
+        Ok(vec![])
+    }
     async fn push(&self, _: IngesterPush) -> Result<()> {
         Ok(())
     }
@@ -75,6 +78,12 @@ struct NoBlocks;
 
 #[async_trait]
 impl Querier for NoBlocks {
+    async fn volumes(
+        &self,
+        _: skald_rpc::querier::BlockVolumesRequest,
+    ) -> Result<Vec<skald_model::GroupVolume>> {
+        Ok(vec![])
+    }
     async fn query_logs(&self, _: LogTask) -> Result<LogResult> {
         Ok(LogResult::default())
     }

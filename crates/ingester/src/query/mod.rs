@@ -9,6 +9,7 @@ mod metric;
 mod pool;
 mod sources;
 mod streams;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ pub(crate) use logs::{Stages, query_logs};
 pub(crate) use metric::query_metric;
 pub(crate) use pool::{Cancelled, Pool};
 pub(crate) use streams::streams;
+pub(crate) use volumes::volumes;
 
 use skald_logql::metric::MetricQuery;
 use skald_logql::{Expr, LogQuery, ParseOptions};

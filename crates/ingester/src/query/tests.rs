@@ -244,3 +244,31 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
     let rest = run_without((0, 1), &[in_table]);
     assert_eq!(rest.stats.post_filter_lines, 4, "both aggregations leave it out");
 }
+
+#[test]
+fn volumes_are_counted_entry_by_entry() {
+    use skald_model::{StepVolume, VolumeGroups, VolumeSpec};
+    let segments = [
+        segment(1, &[("a", &[(1, "xx", ""), (12, "y", "meta"), (25, "z", "")])]),
+        segment(2, &[("a", &[(13, "zzz", "")]), ("b", &[(14, "q", "")])]),
+    ];
+    let count = |step, selector: &str, range| {
+        let spec = VolumeSpec { step, groups: VolumeGroups::Streams, whole_kib: false };
+        let selectors = parse_selectors(&[selector.to_owned()]).unwrap();
+        volumes(&segments, &selectors, range, spec, &Cancelled::default()).unwrap()
+    };
+    let metadata = skald_model::volume::metadata_text_bytes(
+        segments[0].batches().metadata(&segments[0].streams()[0].rows[1]),
+    );
+    assert!(metadata > 4);
+    let all = count(0, r#"{app=~".+"}"#, TimeRange::ALL);
+    let a = StepVolume { step: 0, chunks: 2, entries: 4, bytes: 7 + metadata };
+    let b = StepVolume { step: 0, chunks: 1, entries: 1, bytes: 1 };
+    assert_eq!(all.iter().map(|g| g.steps.clone()).collect::<Vec<_>>(), [[a], [b]]);
+    let cut = count(10, r#"{app="a"}"#, TimeRange::new(2, 26));
+    let steps = [
+        StepVolume { step: 1, chunks: 2, entries: 2, bytes: 4 + metadata },
+        StepVolume { step: 2, chunks: 1, entries: 1, bytes: 1 },
+    ];
+    assert_eq!(cut[0].steps, steps);
+}

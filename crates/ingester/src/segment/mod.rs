@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use skald_model::time::{DAY, day_of};
+use skald_model::volume::metadata_text_bytes;
 use skald_model::{Batch, EntryRef, Labels, LabelsRef, StreamId, TimeRange, Timestamp};
 
 use crate::memory::Reservation;
@@ -48,6 +49,8 @@ pub struct StreamRows {
     pub rows: Arc<Vec<Row>>,
     /// Raw bytes of the lines.
     pub bytes: u64,
+    /// Bytes of names and values of structured metadata.
+    pub metadata_bytes: u64,
     /// The next stream with the same id and other labels.
     collision: Option<u32>,
     ties: rows::Ties,
@@ -130,6 +133,11 @@ impl Batches {
         u64::from(self.entry(row).1.line_len)
     }
 
+    /// Bytes of names and values of the structured metadata of `row`.
+    pub fn metadata_text_len(&self, row: &Row) -> u64 {
+        metadata_text_bytes(self.metadata(row))
+    }
+
     /// The epoch stamp that `row` came with.
     pub fn epoch(&self, row: &Row) -> i64 {
         self.0[row.batch as usize].epoch
@@ -167,6 +175,7 @@ impl StreamRows {
             labels: self.labels.clone(),
             rows: self.rows.clone(),
             bytes: self.bytes,
+            metadata_bytes: self.metadata_bytes,
             collision: self.collision,
             ties: rows::Ties::default(),
         }
@@ -205,6 +214,7 @@ impl Segment {
             });
             let added = rows::insert(Arc::make_mut(&mut stream.rows), &mut stream.ties, rows, &self.batches);
             stream.bytes += added.bytes;
+            stream.metadata_bytes += added.metadata_bytes;
             inserted.entries += added.entries;
             inserted.bytes += added.bytes;
             inserted.duplicates += pushed.entries.len() as u64 - added.entries;
@@ -236,6 +246,7 @@ impl Segment {
             labels: labels.clone(),
             rows: Arc::default(),
             bytes: 0,
+            metadata_bytes: 0,
             collision: None,
             ties: rows::Ties::default(),
         });
@@ -270,6 +281,7 @@ impl Segment {
             }
             let (at, _) = rest.stream(stream.id, &stream.labels);
             rest.streams[at].bytes = rows.iter().map(|r| self.batches.line_len(r)).sum();
+            rest.streams[at].metadata_bytes = rows.iter().map(|r| self.batches.metadata_text_len(r)).sum();
             rest.entries += rows.len() as u64;
             rest.streams[at].rows = Arc::new(rows);
         }

@@ -27,11 +27,12 @@ pub(super) struct Ties {
     hashes: Option<Box<FxHashSet<u128>>>,
 }
 
-/// Entries added and raw bytes of their lines.
+/// Entries added, raw bytes of their lines, and bytes of their metadata.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Added {
     pub(super) entries: u64,
     pub(super) bytes: u64,
+    pub(super) metadata_bytes: u64,
 }
 
 /// Inserts `new` in the order of arrival. Entries in order of time go straight to the end; what is late is merged at
@@ -82,6 +83,7 @@ impl Added {
     fn count(&mut self, row: &Row, batches: &Batches) {
         self.entries += 1;
         self.bytes += batches.line_len(row);
+        self.metadata_bytes += batches.metadata_text_len(row);
     }
 }
 

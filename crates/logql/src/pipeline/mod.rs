@@ -6,6 +6,7 @@
 mod compile;
 mod filter;
 mod ip;
+mod json_paths;
 mod json_scan;
 pub(crate) mod labels;
 pub(crate) mod line;
@@ -23,6 +24,7 @@ use skald_model::{EntryLabels, Labels, LabelsRef, LineFilter, Matcher, Timestamp
 
 pub(crate) use compile::{Needs, unwrap_labels};
 pub(crate) use filter::Filter;
+pub(crate) use json_paths::json_paths;
 pub(crate) use labels::{Category, EntryState, NameId, pack, sanitize};
 pub use labels::{ERROR, ERROR_DETAILS};
 use parsers::{Parser, ParserCache};

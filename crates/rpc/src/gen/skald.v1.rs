@@ -92,6 +92,39 @@ pub struct StreamChunk {
     #[prost(message, repeated, tag = "1")]
     pub streams: ::prost::alloc::vec::Vec<StreamInfo>,
 }
+/// What to count; see VolumeSpec in skald-model.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeSpec {
+    #[prost(int64, tag = "1")]
+    pub step: i64,
+    #[prost(enumeration = "VolumeGrouping", tag = "2")]
+    pub grouping: i32,
+    #[prost(string, repeated, tag = "3")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "4")]
+    pub whole_kib: bool,
+}
+/// What a group holds, as columns with one value per step.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupVolume {
+    /// Packed.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub labels: ::prost::bytes::Bytes,
+    /// Each as the distance to the one before; the first to 0.
+    #[prost(sint64, repeated, tag = "2")]
+    pub step_deltas: ::prost::alloc::vec::Vec<i64>,
+    #[prost(uint64, repeated, tag = "3")]
+    pub chunks: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub entries: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "5")]
+    pub bytes: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VolumeChunk {
+    #[prost(message, repeated, tag = "1")]
+    pub groups: ::prost::alloc::vec::Vec<GroupVolume>,
+}
 /// A block as a task names it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlockRef {
@@ -206,6 +239,35 @@ impl Direction {
         match value {
             "DIRECTION_BACKWARD" => Some(Self::Backward),
             "DIRECTION_FORWARD" => Some(Self::Forward),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum VolumeGrouping {
+    Streams = 0,
+    Labels = 1,
+    Names = 2,
+}
+impl VolumeGrouping {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Streams => "VOLUME_GROUPING_STREAMS",
+            Self::Labels => "VOLUME_GROUPING_LABELS",
+            Self::Names => "VOLUME_GROUPING_NAMES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "VOLUME_GROUPING_STREAMS" => Some(Self::Streams),
+            "VOLUME_GROUPING_LABELS" => Some(Self::Labels),
+            "VOLUME_GROUPING_NAMES" => Some(Self::Names),
             _ => None,
         }
     }
@@ -530,6 +592,13 @@ pub struct TailTask {
     pub query: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IngesterVolumesRequest {
+    #[prost(message, optional, tag = "1")]
+    pub streams: ::core::option::Option<IngesterStreamsRequest>,
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<VolumeSpec>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FlushRequest {
     /// Empty: all tenants.
     #[prost(string, tag = "1")]
@@ -732,6 +801,29 @@ pub mod ingester_client {
             req.extensions_mut().insert(GrpcMethod::new("skald.v1.Ingester", "Tail"));
             self.inner.server_streaming(req, path, codec).await
         }
+        pub async fn volumes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::IngesterVolumesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::VolumeChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.Ingester/Volumes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skald.v1.Ingester", "Volumes"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Writes what is in memory to the table and answers when it is committed.
         pub async fn flush(
             &mut self,
@@ -818,6 +910,16 @@ pub mod ingester_server {
             &self,
             request: tonic::Request<super::TailTask>,
         ) -> std::result::Result<tonic::Response<Self::TailStream>, tonic::Status>;
+        /// Server streaming response type for the Volumes method.
+        type VolumesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::VolumeChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn volumes(
+            &self,
+            request: tonic::Request<super::IngesterVolumesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::VolumesStream>, tonic::Status>;
         /// Writes what is in memory to the table and answers when it is committed.
         async fn flush(
             &self,
@@ -1130,6 +1232,53 @@ pub mod ingester_server {
                     };
                     Box::pin(fut)
                 }
+                "/skald.v1.Ingester/Volumes" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumesSvc<T: Ingester>(pub Arc<T>);
+                    impl<
+                        T: Ingester,
+                    > tonic::server::ServerStreamingService<
+                        super::IngesterVolumesRequest,
+                    > for VolumesSvc<T> {
+                        type Response = super::VolumeChunk;
+                        type ResponseStream = T::VolumesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::IngesterVolumesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingester>::volumes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/skald.v1.Ingester/Flush" => {
                     #[allow(non_camel_case_types)]
                     struct FlushSvc<T: Ingester>(pub Arc<T>);
@@ -1223,6 +1372,13 @@ pub struct BlockStreamsRequest {
     pub range: ::core::option::Option<TimeRange>,
     #[prost(string, repeated, tag = "4")]
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BlockVolumesRequest {
+    #[prost(message, optional, tag = "1")]
+    pub streams: ::core::option::Option<BlockStreamsRequest>,
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<VolumeSpec>,
 }
 /// Generated client implementations.
 pub mod querier_client {
@@ -1373,6 +1529,27 @@ pub mod querier_client {
             req.extensions_mut().insert(GrpcMethod::new("skald.v1.Querier", "Streams"));
             self.inner.server_streaming(req, path, codec).await
         }
+        pub async fn volumes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BlockVolumesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::VolumeChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skald.v1.Querier/Volumes");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skald.v1.Querier", "Volumes"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1421,6 +1598,16 @@ pub mod querier_server {
             &self,
             request: tonic::Request<super::BlockStreamsRequest>,
         ) -> std::result::Result<tonic::Response<Self::StreamsStream>, tonic::Status>;
+        /// Server streaming response type for the Volumes method.
+        type VolumesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::VolumeChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn volumes(
+            &self,
+            request: tonic::Request<super::BlockVolumesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::VolumesStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct QuerierServer<T> {
@@ -1636,6 +1823,52 @@ pub mod querier_server {
                     };
                     Box::pin(fut)
                 }
+                "/skald.v1.Querier/Volumes" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumesSvc<T: Querier>(pub Arc<T>);
+                    impl<
+                        T: Querier,
+                    > tonic::server::ServerStreamingService<super::BlockVolumesRequest>
+                    for VolumesSvc<T> {
+                        type Response = super::VolumeChunk;
+                        type ResponseStream = T::VolumesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BlockVolumesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Querier>::volumes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -1694,6 +1927,8 @@ pub struct RangeQueryRequest {
     pub limit: u64,
     #[prost(enumeration = "Direction", tag = "8")]
     pub direction: i32,
+    #[prost(string, tag = "9")]
+    pub tags: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstantQueryRequest {
@@ -1707,6 +1942,8 @@ pub struct InstantQueryRequest {
     pub limit: u64,
     #[prost(enumeration = "Direction", tag = "5")]
     pub direction: i32,
+    #[prost(string, tag = "6")]
+    pub tags: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MetadataRequest {
@@ -1736,6 +1973,84 @@ pub struct LabelValuesRequest {
     pub request: ::core::option::Option<MetadataRequest>,
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IndexStatsResponse {
+    #[prost(uint64, tag = "1")]
+    pub streams: u64,
+    #[prost(uint64, tag = "2")]
+    pub chunks: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub entries: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeRequest {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub query: ::prost::alloc::string::String,
+    #[prost(sfixed64, tag = "3")]
+    pub start: i64,
+    #[prost(sfixed64, tag = "4")]
+    pub end: i64,
+    #[prost(int64, tag = "5")]
+    pub step: i64,
+    #[prost(uint64, tag = "6")]
+    pub limit: u64,
+    #[prost(string, repeated, tag = "7")]
+    pub target_labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "8")]
+    pub by_name: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DetectedLabel {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub cardinality: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DetectedLabelChunk {
+    #[prost(message, repeated, tag = "1")]
+    pub labels: ::prost::alloc::vec::Vec<DetectedLabel>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DetectedFieldsRequest {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub query: ::prost::alloc::string::String,
+    #[prost(sfixed64, tag = "3")]
+    pub start: i64,
+    #[prost(sfixed64, tag = "4")]
+    pub end: i64,
+    #[prost(uint64, tag = "5")]
+    pub line_limit: u64,
+    #[prost(uint64, tag = "6")]
+    pub limit: u64,
+    /// For the values of one field.
+    #[prost(string, tag = "7")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DetectedField {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub cardinality: u64,
+    #[prost(string, repeated, tag = "4")]
+    pub parsers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub json_path: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DetectedFieldChunk {
+    #[prost(message, repeated, tag = "1")]
+    pub fields: ::prost::alloc::vec::Vec<DetectedField>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TextChunk {
@@ -2025,6 +2340,128 @@ pub mod query_frontend_client {
                 .insert(GrpcMethod::new("skald.v1.QueryFrontend", "Tail"));
             self.inner.server_streaming(req, path, codec).await
         }
+        pub async fn index_stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MetadataRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IndexStatsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.QueryFrontend/IndexStats",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.QueryFrontend", "IndexStats"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn volume(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VolumeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::QueryChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.QueryFrontend/Volume",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.QueryFrontend", "Volume"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn detected_labels(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MetadataRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DetectedLabelChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.QueryFrontend/DetectedLabels",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.QueryFrontend", "DetectedLabels"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn detected_fields(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DetectedFieldsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DetectedFieldChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.QueryFrontend/DetectedFields",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.QueryFrontend", "DetectedFields"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn detected_field_values(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DetectedFieldsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TextChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.QueryFrontend/DetectedFieldValues",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skald.v1.QueryFrontend", "DetectedFieldValues"),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2104,6 +2541,62 @@ pub mod query_frontend_server {
             &self,
             request: tonic::Request<super::TailRequest>,
         ) -> std::result::Result<tonic::Response<Self::TailStream>, tonic::Status>;
+        async fn index_stats(
+            &self,
+            request: tonic::Request<super::MetadataRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IndexStatsResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Volume method.
+        type VolumeStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::QueryChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn volume(
+            &self,
+            request: tonic::Request<super::VolumeRequest>,
+        ) -> std::result::Result<tonic::Response<Self::VolumeStream>, tonic::Status>;
+        /// Server streaming response type for the DetectedLabels method.
+        type DetectedLabelsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DetectedLabelChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn detected_labels(
+            &self,
+            request: tonic::Request<super::MetadataRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::DetectedLabelsStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the DetectedFields method.
+        type DetectedFieldsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DetectedFieldChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn detected_fields(
+            &self,
+            request: tonic::Request<super::DetectedFieldsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::DetectedFieldsStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the DetectedFieldValues method.
+        type DetectedFieldValuesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TextChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn detected_field_values(
+            &self,
+            request: tonic::Request<super::DetectedFieldsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::DetectedFieldValuesStream>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct QueryFrontendServer<T> {
@@ -2442,6 +2935,236 @@ pub mod query_frontend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TailSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.QueryFrontend/IndexStats" => {
+                    #[allow(non_camel_case_types)]
+                    struct IndexStatsSvc<T: QueryFrontend>(pub Arc<T>);
+                    impl<
+                        T: QueryFrontend,
+                    > tonic::server::UnaryService<super::MetadataRequest>
+                    for IndexStatsSvc<T> {
+                        type Response = super::IndexStatsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MetadataRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueryFrontend>::index_stats(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = IndexStatsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.QueryFrontend/Volume" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumeSvc<T: QueryFrontend>(pub Arc<T>);
+                    impl<
+                        T: QueryFrontend,
+                    > tonic::server::ServerStreamingService<super::VolumeRequest>
+                    for VolumeSvc<T> {
+                        type Response = super::QueryChunk;
+                        type ResponseStream = T::VolumeStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VolumeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueryFrontend>::volume(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.QueryFrontend/DetectedLabels" => {
+                    #[allow(non_camel_case_types)]
+                    struct DetectedLabelsSvc<T: QueryFrontend>(pub Arc<T>);
+                    impl<
+                        T: QueryFrontend,
+                    > tonic::server::ServerStreamingService<super::MetadataRequest>
+                    for DetectedLabelsSvc<T> {
+                        type Response = super::DetectedLabelChunk;
+                        type ResponseStream = T::DetectedLabelsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MetadataRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueryFrontend>::detected_labels(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DetectedLabelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.QueryFrontend/DetectedFields" => {
+                    #[allow(non_camel_case_types)]
+                    struct DetectedFieldsSvc<T: QueryFrontend>(pub Arc<T>);
+                    impl<
+                        T: QueryFrontend,
+                    > tonic::server::ServerStreamingService<super::DetectedFieldsRequest>
+                    for DetectedFieldsSvc<T> {
+                        type Response = super::DetectedFieldChunk;
+                        type ResponseStream = T::DetectedFieldsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DetectedFieldsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueryFrontend>::detected_fields(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DetectedFieldsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.QueryFrontend/DetectedFieldValues" => {
+                    #[allow(non_camel_case_types)]
+                    struct DetectedFieldValuesSvc<T: QueryFrontend>(pub Arc<T>);
+                    impl<
+                        T: QueryFrontend,
+                    > tonic::server::ServerStreamingService<super::DetectedFieldsRequest>
+                    for DetectedFieldValuesSvc<T> {
+                        type Response = super::TextChunk;
+                        type ResponseStream = T::DetectedFieldValuesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DetectedFieldsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueryFrontend>::detected_field_values(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DetectedFieldValuesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,13 +1,14 @@
 //! Answers as streams of chunks, and back.
 
 use futures::Stream;
-use skald_model::{Error, Result};
+use skald_model::{Error, GroupVolume, Result};
 use tonic::{Response, Status, Streaming};
 
 use super::convert;
 use super::entries::{CHUNK_BYTES, EntryReader, EntryWriter};
+use super::volumes;
 use super::{error::to_status, proto};
-use crate::frontend::{QueryData, QueryResponse, Series};
+use crate::frontend::{DetectedField, DetectedLabel, QueryData, QueryResponse, Series};
 use crate::ingester::StreamInfo;
 use crate::querier::{LogResult, MetricResult};
 
@@ -122,6 +123,61 @@ pub(super) async fn receive_streams(stream: Streaming<proto::StreamChunk>) -> An
     })
     .await?;
     Ok(streams)
+}
+
+pub(super) fn cut_volumes(groups: Vec<GroupVolume>) -> impl Iterator<Item = proto::VolumeChunk> + Send {
+    pieces(groups, |g| g.labels.packed().len() + 16 * g.steps.len())
+        .map(|piece| proto::VolumeChunk { groups: piece.iter().map(volumes::group_to).collect() })
+}
+
+pub(super) async fn receive_volumes(stream: Streaming<proto::VolumeChunk>) -> Answer<Vec<GroupVolume>> {
+    let mut groups = Vec::new();
+    receive(stream, |chunk| {
+        chunk.groups.iter().try_for_each(|g| {
+            groups.push(volumes::group_from(g)?);
+            Ok(())
+        })
+    })
+    .await?;
+    Ok(groups)
+}
+
+pub(super) fn cut_labels(
+    labels: Vec<DetectedLabel>,
+) -> impl Iterator<Item = proto::DetectedLabelChunk> + Send {
+    pieces(labels, |l| l.name.len() + 8)
+        .map(|piece| proto::DetectedLabelChunk { labels: piece.into_iter().map(volumes::label_to).collect() })
+}
+
+pub(super) async fn receive_labels(
+    stream: Streaming<proto::DetectedLabelChunk>,
+) -> Answer<Vec<DetectedLabel>> {
+    let mut labels = Vec::new();
+    receive(stream, |chunk| {
+        labels.extend(chunk.labels.into_iter().map(volumes::label_from));
+        Ok(())
+    })
+    .await?;
+    Ok(labels)
+}
+
+pub(super) fn cut_fields(
+    fields: Vec<DetectedField>,
+) -> impl Iterator<Item = proto::DetectedFieldChunk> + Send {
+    pieces(fields, |f| f.name.len() + 32)
+        .map(|piece| proto::DetectedFieldChunk { fields: piece.into_iter().map(volumes::field_to).collect() })
+}
+
+pub(super) async fn receive_fields(
+    stream: Streaming<proto::DetectedFieldChunk>,
+) -> Answer<Vec<DetectedField>> {
+    let mut fields = Vec::new();
+    receive(stream, |chunk| {
+        fields.extend(chunk.fields.into_iter().map(volumes::field_from));
+        Ok(())
+    })
+    .await?;
+    Ok(fields)
 }
 
 pub(super) fn cut_texts(texts: Vec<String>) -> impl Iterator<Item = proto::TextChunk> + Send {

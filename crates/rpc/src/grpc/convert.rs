@@ -202,7 +202,7 @@ pub(super) fn metadata_from(request: proto::MetadataRequest) -> Result<MetadataR
 }
 
 pub(super) fn range_query_to(query: RangeQuery) -> proto::RangeQueryRequest {
-    let RangeQuery { tenant, query, start, end, step, interval, limit, direction } = query;
+    let RangeQuery { tenant, query, start, end, step, interval, limit, direction, tags } = query;
     proto::RangeQueryRequest {
         tenant: tenant.as_str().to_owned(),
         query,
@@ -212,6 +212,7 @@ pub(super) fn range_query_to(query: RangeQuery) -> proto::RangeQueryRequest {
         interval,
         limit: limit as u64,
         direction: direction_to(direction),
+        tags,
     }
 }
 
@@ -225,17 +226,19 @@ pub(super) fn range_query_from(query: proto::RangeQueryRequest) -> Result<RangeQ
         step: query.step,
         interval: query.interval,
         limit: query.limit as usize,
+        tags: query.tags,
     })
 }
 
 pub(super) fn instant_query_to(query: InstantQuery) -> proto::InstantQueryRequest {
-    let InstantQuery { tenant, query, time, limit, direction } = query;
+    let InstantQuery { tenant, query, time, limit, direction, tags } = query;
     proto::InstantQueryRequest {
         tenant: tenant.as_str().to_owned(),
         query,
         time,
         limit: limit as u64,
         direction: direction_to(direction),
+        tags,
     }
 }
 
@@ -246,6 +249,7 @@ pub(super) fn instant_query_from(query: proto::InstantQueryRequest) -> Result<In
         query: query.query,
         time: query.time,
         limit: query.limit as usize,
+        tags: query.tags,
     })
 }
 
@@ -303,7 +307,7 @@ pub(super) fn series_from(series: &proto::Series) -> Result<Series> {
     })
 }
 
-fn labels_from(packed: &[u8]) -> Result<Labels> {
+pub(super) fn labels_from(packed: &[u8]) -> Result<Labels> {
     Labels::from_packed(packed).ok_or_else(|| Error::internal("a peer sent malformed labels"))
 }
 

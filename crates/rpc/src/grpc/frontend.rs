@@ -12,9 +12,12 @@ use super::chunks::{self, Chunks};
 use super::error::to_status;
 use super::proto::query_frontend_client::QueryFrontendClient as Generated;
 use super::proto::query_frontend_server::{self, QueryFrontendServer};
-use super::{Connection, convert, proto, request, tail};
+use super::{Connection, convert, proto, request, tail, volumes};
 use crate::QueryFrontend;
-use crate::frontend::{InstantQuery, MetadataRequest, QueryResponse, RangeQuery};
+use crate::frontend::{
+    DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest,
+    QueryResponse, RangeQuery, VolumeQuery,
+};
 use crate::ingester::StreamInfo;
 use crate::tail::{TailQuery, TailStream};
 
@@ -86,6 +89,49 @@ impl QueryFrontend for QueryFrontendClient {
         let message = tail::request(tail::query_to(query));
         tail::open(&self.connection, client.tail(message)).await
     }
+
+    async fn index_stats(&self, metadata: MetadataRequest) -> Result<IndexStats> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::metadata_to(metadata), deadline);
+        let stats = self.connection.call("index statistics", deadline, client.index_stats(message)).await?;
+        Ok(volumes::stats_from(stats.get_ref()))
+    }
+
+    async fn volume(&self, query: VolumeQuery) -> Result<QueryResponse> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(volumes::volume_to(query), deadline);
+        let answer = async { chunks::receive_answer(client.volume(message).await?.into_inner()).await };
+        self.connection.call("volume", deadline, answer).await
+    }
+
+    async fn detected_labels(&self, metadata: MetadataRequest) -> Result<Vec<DetectedLabel>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::metadata_to(metadata), deadline);
+        let answer =
+            async { chunks::receive_labels(client.detected_labels(message).await?.into_inner()).await };
+        self.connection.call("detected labels", deadline, answer).await
+    }
+
+    async fn detected_fields(&self, query: DetectedFieldsQuery) -> Result<Vec<DetectedField>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(volumes::fields_query_to(query, ""), deadline);
+        let answer =
+            async { chunks::receive_fields(client.detected_fields(message).await?.into_inner()).await };
+        self.connection.call("detected fields", deadline, answer).await
+    }
+
+    async fn detected_field_values(&self, query: DetectedFieldsQuery, name: &str) -> Result<Vec<String>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(volumes::fields_query_to(query, name), deadline);
+        let answer =
+            async { chunks::receive_texts(client.detected_field_values(message).await?.into_inner()).await };
+        self.connection.call("values of a detected field", deadline, answer).await
+    }
 }
 
 pub(super) fn server(service: Arc<dyn QueryFrontend>, limits: MessageLimits) -> QueryFrontendServer<Adapter> {
@@ -106,6 +152,10 @@ impl query_frontend_server::QueryFrontend for Adapter {
     type LabelValuesStream = Chunks<proto::TextChunk>;
     type SeriesStream = Chunks<proto::StreamChunk>;
     type TailStream = tail::Chunks;
+    type VolumeStream = Chunks<proto::QueryChunk>;
+    type DetectedLabelsStream = Chunks<proto::DetectedLabelChunk>;
+    type DetectedFieldsStream = Chunks<proto::DetectedFieldChunk>;
+    type DetectedFieldValuesStream = Chunks<proto::TextChunk>;
 
     async fn query_range(
         &self,
@@ -145,5 +195,43 @@ impl query_frontend_server::QueryFrontend for Adapter {
     async fn tail(&self, request: Request<proto::TailRequest>) -> Answer<Self::TailStream> {
         let query = tail::query_from(request.into_inner()).map_err(to_status)?;
         tail::send(self.0.tail(query).await)
+    }
+
+    async fn index_stats(
+        &self,
+        request: Request<proto::MetadataRequest>,
+    ) -> Answer<proto::IndexStatsResponse> {
+        let metadata = convert::metadata_from(request.into_inner()).map_err(to_status)?;
+        let stats = self.0.index_stats(metadata).await.map_err(to_status)?;
+        Ok(Response::new(volumes::stats_to(stats)))
+    }
+
+    async fn volume(&self, request: Request<proto::VolumeRequest>) -> Answer<Self::VolumeStream> {
+        let query = volumes::volume_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.volume(query).await, chunks::cut_answer)
+    }
+
+    async fn detected_labels(
+        &self,
+        request: Request<proto::MetadataRequest>,
+    ) -> Answer<Self::DetectedLabelsStream> {
+        let metadata = convert::metadata_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.detected_labels(metadata).await, chunks::cut_labels)
+    }
+
+    async fn detected_fields(
+        &self,
+        request: Request<proto::DetectedFieldsRequest>,
+    ) -> Answer<Self::DetectedFieldsStream> {
+        let (query, _) = volumes::fields_query_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.detected_fields(query).await, chunks::cut_fields)
+    }
+
+    async fn detected_field_values(
+        &self,
+        request: Request<proto::DetectedFieldsRequest>,
+    ) -> Answer<Self::DetectedFieldValuesStream> {
+        let (query, name) = volumes::fields_query_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.detected_field_values(query, &name).await, chunks::cut_texts)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{Error, Result, TenantId};
+use skald_model::{Error, GroupVolume, Result, TenantId};
 use skald_runtime::grpc::MessageLimits;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -12,9 +12,9 @@ use super::chunks::{self, Chunks};
 use super::error::to_status;
 use super::proto::ingester_client::IngesterClient as Generated;
 use super::proto::ingester_server::{self, IngesterServer};
-use super::{Connection, EncodedBatch, convert, proto, request, tail};
+use super::{Connection, EncodedBatch, convert, proto, request, tail, volumes};
 use crate::Ingester;
-use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest};
+use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
 use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use crate::tail::{TailStream, TailTask};
 
@@ -80,6 +80,14 @@ impl Ingester for IngesterClient {
         tail::open(&self.connection, client.tail(message)).await
     }
 
+    async fn volumes(&self, volumes: VolumesRequest) -> Result<Vec<GroupVolume>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(volumes::ingester_volumes_to(volumes), deadline);
+        let answer = async { chunks::receive_volumes(client.volumes(message).await?.into_inner()).await };
+        self.connection.call("volumes of an ingester", deadline, answer).await
+    }
+
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {
         let deadline = self.connection.config.flush_timeout;
         let tenant = tenant.map(|t| t.as_str().to_owned()).unwrap_or_default();
@@ -106,6 +114,7 @@ impl ingester_server::Ingester for Adapter {
     type QueryMetricStream = Chunks<proto::MetricChunk>;
     type StreamsStream = Chunks<proto::StreamChunk>;
     type TailStream = tail::Chunks;
+    type VolumesStream = Chunks<proto::VolumeChunk>;
 
     async fn push(
         &self,
@@ -138,6 +147,11 @@ impl ingester_server::Ingester for Adapter {
     async fn tail(&self, request: Request<proto::TailTask>) -> Answer<Self::TailStream> {
         let task = tail::task_from(request.into_inner()).map_err(to_status)?;
         tail::send(self.0.tail(task).await)
+    }
+
+    async fn volumes(&self, request: Request<proto::IngesterVolumesRequest>) -> Answer<Self::VolumesStream> {
+        let volumes = volumes::ingester_volumes_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.volumes(volumes).await, chunks::cut_volumes)
     }
 
     async fn flush(&self, request: Request<proto::FlushRequest>) -> Answer<proto::FlushResponse> {

@@ -20,6 +20,7 @@ mod querier;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::Result;
+use skald_model::{GroupVolume, Result};
 use skald_runtime::grpc::MessageLimits;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -12,10 +12,12 @@ use super::chunks::{self, Chunks};
 use super::error::to_status;
 use super::proto::querier_client::QuerierClient as Generated;
 use super::proto::querier_server::{self, QuerierServer};
-use super::{Connection, convert, proto, request};
+use super::{Connection, convert, proto, request, volumes};
 use crate::Querier;
 use crate::ingester::StreamInfo;
-use crate::querier::{BlockStreamsRequest, LogResult, LogTask, MetricResult, MetricTask};
+use crate::querier::{
+    BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
+};
 
 /// A querier in another process.
 #[derive(Clone, Debug)]
@@ -59,6 +61,14 @@ impl Querier for QuerierClient {
         let answer = async { chunks::receive_streams(client.streams(message).await?.into_inner()).await };
         self.connection.call("streams of blocks", deadline, answer).await
     }
+
+    async fn volumes(&self, volumes: BlockVolumesRequest) -> Result<Vec<GroupVolume>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(volumes::block_volumes_to(volumes), deadline);
+        let answer = async { chunks::receive_volumes(client.volumes(message).await?.into_inner()).await };
+        self.connection.call("volumes of blocks", deadline, answer).await
+    }
 }
 
 pub(super) fn server(service: Arc<dyn Querier>, limits: MessageLimits) -> QuerierServer<Adapter> {
@@ -76,6 +86,7 @@ impl querier_server::Querier for Adapter {
     type QueryLogsStream = Chunks<proto::LogChunk>;
     type QueryMetricStream = Chunks<proto::MetricChunk>;
     type StreamsStream = Chunks<proto::StreamChunk>;
+    type VolumesStream = Chunks<proto::VolumeChunk>;
 
     async fn query_logs(&self, request: Request<proto::LogTask>) -> Answer<Self::QueryLogsStream> {
         let task = convert::log_task_from(request.into_inner()).map_err(to_status)?;
@@ -90,5 +101,10 @@ impl querier_server::Querier for Adapter {
     async fn streams(&self, request: Request<proto::BlockStreamsRequest>) -> Answer<Self::StreamsStream> {
         let streams = convert::block_streams_from(request.into_inner()).map_err(to_status)?;
         chunks::send(self.0.streams(streams).await, chunks::cut_streams)
+    }
+
+    async fn volumes(&self, request: Request<proto::BlockVolumesRequest>) -> Answer<Self::VolumesStream> {
+        let volumes = volumes::block_volumes_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.volumes(volumes).await, chunks::cut_volumes)
     }
 }

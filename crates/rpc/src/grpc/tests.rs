@@ -14,17 +14,23 @@ use proptest::prelude::*;
 use prost::Message as _;
 use skald_model::batch::Entries;
 use skald_model::{
-    Batch, BatchStream, Direction, EntryHash, EntryLabels, EntryRef, Error, Kind, Labels, LabelsRef,
-    LogEntry, Push, PushLabels, PushStream, QueryStats, Result, StreamId, TenantId, TimeRange,
+    Batch, BatchStream, Direction, EntryHash, EntryLabels, EntryRef, Error, GroupVolume, Kind, Labels,
+    LabelsRef, LogEntry, Push, PushLabels, PushStream, QueryStats, Result, StepVolume, StreamId, TenantId,
+    TimeRange, VolumeGroups, VolumeSpec,
 };
 use skald_runtime::CancellationToken;
 use skald_runtime::http::{ConnectionLimits, Server, ServerMetrics};
 
 use super::entries::{CHUNK_BYTES, EntryReader, EntryWriter};
 use super::*;
-use crate::frontend::{InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery, Series};
-use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest};
-use crate::querier::{BlockRef, BlockStreamsRequest, LogResult, LogTask, MetricResult, MetricTask};
+use crate::frontend::{
+    DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest, QueryData,
+    QueryResponse, RangeQuery, Series, VolumeQuery,
+};
+use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use crate::querier::{
+    BlockRef, BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
+};
 use crate::tail::{Dropped, DroppedEntry, TailBatch, TailQuery, TailStream, TailTask};
 use crate::{Distributor, Ingester, Querier, QueryFrontend};
 
@@ -125,6 +131,9 @@ impl Ingester for Fake {
     async fn tail(&self, task: TailTask) -> Result<TailStream> {
         self.answer(&task, tail_stream)
     }
+    async fn volumes(&self, request: VolumesRequest) -> Result<Vec<GroupVolume>> {
+        self.answer(&request, volumes)
+    }
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()> {
         self.answer(&tenant, || ())
     }
@@ -140,6 +149,9 @@ impl Querier for Fake {
     }
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>> {
         self.answer(&request, || self.streams())
+    }
+    async fn volumes(&self, request: BlockVolumesRequest) -> Result<Vec<GroupVolume>> {
+        self.answer(&request, volumes)
     }
 }
 
@@ -172,6 +184,30 @@ impl QueryFrontend for Fake {
     async fn tail(&self, query: TailQuery) -> Result<TailStream> {
         self.answer(&query, tail_stream)
     }
+    async fn index_stats(&self, request: MetadataRequest) -> Result<IndexStats> {
+        self.answer(&request, || IndexStats { streams: 1, chunks: 2, bytes: u64::MAX, entries: 4 })
+    }
+    async fn volume(&self, query: VolumeQuery) -> Result<QueryResponse> {
+        let data = QueryData::Matrix(series(3));
+        self.answer(&query, || QueryResponse { data, stats: stats(), warnings: vec![] })
+    }
+    async fn detected_labels(&self, request: MetadataRequest) -> Result<Vec<DetectedLabel>> {
+        let label = |i: u64| DetectedLabel { name: format!("label-{i}"), cardinality: i };
+        self.answer(&request, || (0..30_000).map(label).collect())
+    }
+    async fn detected_fields(&self, query: DetectedFieldsQuery) -> Result<Vec<DetectedField>> {
+        let field = |i: u64| DetectedField {
+            name: format!("field-{i}"),
+            kind: "int".into(),
+            cardinality: i,
+            parsers: vec!["json".into(); i as usize % 3],
+            json_path: vec!["a".into(), "b".into()],
+        };
+        self.answer(&query, || (0..10).map(field).collect())
+    }
+    async fn detected_field_values(&self, query: DetectedFieldsQuery, name: &str) -> Result<Vec<String>> {
+        self.answer(&(query, name), || vec!["200".into(), String::new()])
+    }
 }
 
 /// A tail that loses something, and fails.
@@ -188,6 +224,38 @@ fn tail_stream() -> TailStream {
 
 async fn all(tail: Result<TailStream>) -> Result<Vec<Result<TailBatch>>> {
     Ok(tail?.collect().await)
+}
+
+fn volumes() -> Vec<GroupVolume> {
+    let step =
+        |n: i64| StepVolume { step: n * 3 - 5, chunks: 1, entries: n as u64, bytes: u64::MAX - n as u64 };
+    let group = |i: usize| GroupVolume {
+        labels: Labels::from_pairs([("app", format!("app-{i}").as_str())]),
+        steps: (0..20).map(step).collect(),
+    };
+    (0..10_000).map(group).collect()
+}
+
+fn spec(groups: VolumeGroups) -> VolumeSpec {
+    VolumeSpec { step: 60, groups, whole_kib: true }
+}
+
+fn volume_query() -> VolumeQuery {
+    VolumeQuery {
+        tenant: tenant(),
+        query: "{app=\"a\"}".into(),
+        start: -1,
+        end: 7,
+        step: 2,
+        limit: 3,
+        target_labels: vec!["app".into(), "pod".into()],
+        by_name: true,
+    }
+}
+
+fn fields_query() -> DetectedFieldsQuery {
+    let query = "{app=\"a\"} | json".into();
+    DetectedFieldsQuery { tenant: tenant(), query, start: -1, end: 7, line_limit: 100, limit: 1000 }
 }
 
 fn series(points: usize) -> Vec<Series> {
@@ -267,11 +335,19 @@ fn range_query(query: &str) -> RangeQuery {
         interval: 4,
         limit: 5,
         direction: Direction::Backward,
+        tags: "Source=logvolhist".into(),
     }
 }
 
 fn instant_query(query: &str) -> InstantQuery {
-    InstantQuery { tenant: tenant(), query: query.into(), time: 9, limit: 5, direction: Direction::Forward }
+    InstantQuery {
+        tenant: tenant(),
+        query: query.into(),
+        time: 9,
+        limit: 5,
+        direction: Direction::Forward,
+        tags: "a=b".into(),
+    }
 }
 
 /// Serves the fake until the returned token is dropped, and gives a connection to it.
@@ -354,6 +430,8 @@ async fn the_ingester_answers_the_same_across_the_wire() {
     same!(fake, client, Ingester, |s| s.streams(streams.clone()));
     let task = TailTask { tenant: tenant(), query: "{app=\"a\"}".into() };
     same!(fake, client, Ingester, |s| async { all(s.tail(task.clone()).await).await });
+    let of = |groups| VolumesRequest { streams: streams.clone(), spec: spec(groups) };
+    same!(fake, client, Ingester, |s| s.volumes(of(VolumeGroups::Names(vec!["app".into()]))));
     same!(fake, client, Ingester, |s| s.flush(None));
     same!(fake, client, Ingester, |s| s.flush(Some(tenant())));
 }
@@ -372,6 +450,10 @@ async fn the_querier_answers_the_same_across_the_wire() {
     same!(fake, client, Querier, |s| s.query_logs(log_task()));
     same!(fake, client, Querier, |s| s.query_metric(metric_task()));
     same!(fake, client, Querier, |s| s.streams(streams.clone()));
+    for groups in [VolumeGroups::Streams, VolumeGroups::Labels(vec!["app".into()])] {
+        let volumes = BlockVolumesRequest { streams: streams.clone(), spec: spec(groups) };
+        same!(fake, client, Querier, |s| s.volumes(volumes.clone()));
+    }
 }
 
 #[tokio::test]
@@ -396,6 +478,11 @@ async fn the_query_frontend_answers_the_same_across_the_wire() {
         delay: Duration::from_millis(1500),
     };
     same!(fake, client, QueryFrontend, |s| async { all(s.tail(query.clone()).await).await });
+    same!(fake, client, QueryFrontend, |s| s.index_stats(metadata()));
+    same!(fake, client, QueryFrontend, |s| s.volume(volume_query()));
+    same!(fake, client, QueryFrontend, |s| s.detected_labels(metadata()));
+    same!(fake, client, QueryFrontend, |s| s.detected_fields(fields_query()));
+    same!(fake, client, QueryFrontend, |s| s.detected_field_values(fields_query(), "status"));
 }
 
 #[tokio::test]

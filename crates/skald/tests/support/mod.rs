@@ -147,7 +147,16 @@ impl Server {
 
     /// Status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        let mut answer = Self::agent().get(format!("http://{}{path}", self.address)).call().unwrap();
+        self.get_with(path, &[])
+    }
+
+    /// Status and body of a request with headers.
+    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let mut request = Self::agent().get(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut answer = request.call().unwrap();
         (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
     }
 

@@ -6,11 +6,12 @@
 //! row group 1 …
 //! stream index                                                      ← tail_offset
 //! line filter
+//! metadata sizes                                                    if any row has metadata
 //! column index, offset index, footer, its length, "PAR1"
 //! ```
 //!
 //! Readers that know only Parquet see six columns. Skald finds its sections through key-value pairs of the footer:
-//! `skald.version`, `skald.streams` and `skald.filter` as `offset:length:crc32` in decimal, and `skald.pages`, a checksum
+//! `skald.version`, `skald.streams`, `skald.filter` and `skald.metadata` as `offset:length:crc32` in decimal, and `skald.pages`, a checksum
 //! of the places of pages. Pages have the checksums that Parquet knows. Version 1 is read by every later build; a new
 //! section gets a new key, which old builds do not look for.
 
@@ -27,6 +28,8 @@ pub const KEY_STREAMS: &str = "skald.streams";
 pub const KEY_FILTER: &str = "skald.filter";
 /// Footer key: where the word index lies.
 pub const KEY_WORDS: &str = "skald.words";
+/// Footer key: where the sizes of the streams' metadata lie.
+pub const KEY_METADATA: &str = "skald.metadata";
 
 /// Footer key: checksum of what the page index and the footer tell about pages, see [`PageTableCrc`].
 pub const KEY_PAGES: &str = "skald.pages";

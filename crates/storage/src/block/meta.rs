@@ -12,8 +12,8 @@ use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use super::error::{Error, Result, corrupt};
 use super::format::{
-    Column, KEY_FILTER, KEY_PAGES, KEY_STREAMS, KEY_VERSION, KEY_WORDS, MAGIC, PageTableCrc, Section,
-    check_version,
+    Column, KEY_FILTER, KEY_METADATA, KEY_PAGES, KEY_STREAMS, KEY_VERSION, KEY_WORDS, MAGIC, PageTableCrc,
+    Section, check_version,
 };
 use super::line_filter::{FilterKeys, IdFilter, PageProbe, WordIndex};
 use super::stream_index::StreamIndex;
@@ -105,9 +105,13 @@ impl BlockMeta {
             pair(KEY_PAGES).ok_or_else(|| corrupt("footer", "no checksum of the pages"))?.to_owned();
         let filter_at = pair(KEY_FILTER).map(Section::parse).transpose()?;
         let words_at = pair(KEY_WORDS).map(Section::parse).transpose()?;
-        let sections = [Some(streams_at), filter_at, words_at];
+        let metadata_at = pair(KEY_METADATA).map(Section::parse).transpose()?;
+        let sections = [Some(streams_at), filter_at, words_at, metadata_at];
         let tail_offset = sections.iter().flatten().map(|s| s.offset).min().unwrap_or(streams_at.offset);
-        let streams = StreamIndex::open(tail.section(streams_at, "stream index")?)?;
+        let mut streams = StreamIndex::open(tail.section(streams_at, "stream index")?)?;
+        if let Some(at) = metadata_at {
+            streams.set_metadata_sizes(tail.section(at, "metadata sizes")?)?;
+        }
         let filter = match filter_at {
             Some(at) => Some(IdFilter::open(tail.section(at, "line filter")?)?),
             None => None,

@@ -413,3 +413,32 @@ fn a_description_names_the_parts() {
         assert!(text.contains(part), "{part} in {text}");
     }
 }
+
+#[test]
+fn each_stream_tells_how_much_metadata_it_has() {
+    let labels = |app| Labels::from_pairs([("app", app)]);
+    let metadata = Labels::from_pairs([("key", "value"), ("k", "v")]);
+    let row = |stream, ts, metadata: &Labels| (stream, ts, "x".to_owned(), metadata.clone());
+    let block = TestBlock {
+        streams: vec![labels("a"), labels("b"), labels("c")],
+        rows: vec![
+            row(0, 1, &metadata),
+            row(0, 2, &metadata),
+            row(1, 1, &Labels::empty()),
+            row(2, 1, &metadata),
+        ],
+    };
+    let sizes = |meta: &BlockMeta| -> Vec<u64> {
+        (0..3).map(|i| meta.streams().get(i).unwrap().metadata_bytes).collect()
+    };
+    let Opened { meta, file, .. } = open(&block, &BlockOptions::default());
+    assert_eq!(sizes(&meta), [20, 0, 10]);
+
+    // A block of an older build, which has no such part: the same file with another key.
+    let mut older = file.to_vec();
+    let at = memchr::memmem::find(&older, b"skald.metadata").unwrap();
+    older[at] = b'x';
+    let meta = BlockMeta::parse(&Bytes::from(older), file.len() as u64).unwrap();
+    let packed = metadata.packed().len() as u64 * 3;
+    assert_eq!(sizes(&meta), [packed / 2, packed / 4, packed / 4]);
+}

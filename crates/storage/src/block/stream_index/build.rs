@@ -125,3 +125,23 @@ impl StreamIndexBuilder {
         Ok(())
     }
 }
+
+/// Collects how much metadata each stream has.
+#[derive(Default)]
+pub(crate) struct MetadataSizes {
+    sizes: Vec<u8>,
+    any: bool,
+}
+
+impl MetadataSizes {
+    /// Adds the next stream in order.
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.any |= bytes > 0;
+        self.sizes.extend_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes());
+    }
+
+    /// The section; `None` when there is no metadata.
+    pub(crate) fn finish(self) -> Option<Vec<u8>> {
+        self.any.then_some(self.sizes)
+    }
+}

@@ -60,7 +60,7 @@ impl StreamIndex {
             return Err(corrupt("stream index", format!("{} bytes where {at} are told", section.len())));
         }
         let pages = std::iter::repeat_with(OnceLock::new).take(pages).collect();
-        Ok(Self { section, totals, directory, pages })
+        Ok(Self { section, totals, directory, pages, metadata_sizes: None })
     }
 }
 

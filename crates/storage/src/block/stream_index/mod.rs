@@ -12,6 +12,9 @@
 //!            · per stream: varints rows, time − page's first, last − first, bytes, digest count − rows
 //!            · u64 ids · u128 digest sums
 //! ```
+//!
+//! A part of its own, left out when no row has metadata, tells for each stream the bytes of its metadata: u32, the
+//! largest number for that much or more.
 
 mod build;
 mod decode;
@@ -26,7 +29,7 @@ use bytes::Bytes;
 use skald_model::{Digest, Labels, MatchOp, Selector, StreamId, TimeRange, Timestamp};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub(crate) use build::{BuiltStream, StreamIndexBuilder};
+pub(crate) use build::{BuiltStream, MetadataSizes, StreamIndexBuilder};
 use decode::Directory;
 use page::StreamPage;
 
@@ -71,6 +74,9 @@ pub struct StreamInfo {
     pub max_ts: Timestamp,
     /// Bytes of its lines.
     pub bytes: u64,
+    /// Bytes of its structured metadata, names and values. An estimate for blocks that do not tell it: the stream's
+    /// share of the rows in what the block has.
+    pub metadata_bytes: u64,
     /// Digest of its rows.
     pub digest: Digest,
 }
@@ -90,6 +96,8 @@ pub struct StreamIndex {
     totals: Totals,
     directory: Vec<Directory>,
     pages: Vec<OnceLock<Arc<StreamPage>>>,
+    /// Four bytes for each stream, if there is metadata and the block tells.
+    metadata_sizes: Option<Bytes>,
 }
 
 impl StreamIndex {
@@ -131,7 +139,30 @@ impl StreamIndex {
     /// The stream with number `ordinal`.
     pub fn get(&self, ordinal: u32) -> Result<StreamInfo> {
         let (page, i) = self.locate(ordinal)?;
-        Ok(page.info(i, ordinal))
+        let mut info = page.info(i, ordinal);
+        info.metadata_bytes = self.metadata_bytes(ordinal, info.rows.len() as u64);
+        Ok(info)
+    }
+
+    /// Takes in the part that tells how much metadata each stream has.
+    pub(crate) fn set_metadata_sizes(&mut self, section: Bytes) -> Result<()> {
+        if section.len() != self.len() * 4 {
+            let told = section.len();
+            return Err(corrupt("metadata sizes", format!("{told} bytes for {} streams", self.len())));
+        }
+        self.metadata_sizes = Some(section);
+        Ok(())
+    }
+
+    fn metadata_bytes(&self, ordinal: u32, rows: u64) -> u64 {
+        let t = &self.totals;
+        let told = self.metadata_sizes.as_ref().and_then(|sizes| {
+            let at = ordinal as usize * 4;
+            sizes.get(at..at + 4)?.first_chunk().map(|b| u64::from(u32::from_le_bytes(*b)))
+        });
+        told.unwrap_or_else(|| {
+            (u128::from(t.metadata_bytes) * u128::from(rows) / u128::from(t.rows.max(1))) as u64
+        })
     }
 
     /// Calls `each` with the label pairs of the block's streams; a pair may come more than once.
@@ -145,11 +176,14 @@ impl StreamIndex {
     /// Bytes of memory that the index takes when all its pages have been used.
     pub fn memory_bytes(&self) -> usize {
         // Measured: a decoded stream with six labels takes 110 to 130 bytes, its part of the section included.
-        self.section.len() + self.len() * 96 + self.directory.len() * size_of::<Directory>()
+        self.section.len()
+            + self.metadata_sizes.as_ref().map_or(0, Bytes::len)
+            + self.len() * 96
+            + self.directory.len() * size_of::<Directory>()
     }
 
     pub(crate) fn section_len(&self) -> usize {
-        self.section.len()
+        self.section.len() + self.metadata_sizes.as_ref().map_or(0, Bytes::len)
     }
 
     /// Earliest and latest time of the stream with number `ordinal`, nanoseconds.

@@ -192,6 +192,7 @@ impl StreamPage {
             min_ts: s.min_ts,
             max_ts: s.max_ts,
             bytes: s.bytes,
+            metadata_bytes: 0,
             digest: s.digest,
         }
     }

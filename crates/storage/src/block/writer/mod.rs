@@ -5,6 +5,7 @@ mod line;
 
 use std::io::Write;
 
+use skald_model::volume::metadata_text_bytes;
 use skald_model::{Digest, EntryHash, Labels, LabelsRef, StreamId, Timestamp};
 
 use columns::FixedColumns;
@@ -12,10 +13,12 @@ use line::LineColumn;
 
 use super::error::{Error, Result};
 use super::footer::{self, WrittenRowGroup};
-use super::format::{BLOCK_ROWS, KEY_FILTER, KEY_STREAMS, KEY_WORDS, MAGIC, ROW_BYTES, Section};
+use super::format::{
+    BLOCK_ROWS, KEY_FILTER, KEY_METADATA, KEY_STREAMS, KEY_WORDS, MAGIC, ROW_BYTES, Section,
+};
 use super::line_filter::{IdFilterBuilder, Masks, WordIndexBuilder};
 use super::page::Compressor;
-use super::stream_index::{BuiltStream, StreamIndexBuilder};
+use super::stream_index::{BuiltStream, MetadataSizes, StreamIndexBuilder};
 use super::summary::{BlockSummary, LabelValues};
 
 /// How a block is written.
@@ -75,6 +78,7 @@ pub struct BlockWriter<W: Write> {
     label_values: LabelValues,
     stream: Option<OpenStream>,
     metadata_bytes: u64,
+    metadata_sizes: MetadataSizes,
     rows: u64,
     rows_in_group: usize,
     row_group_rows: usize,
@@ -88,6 +92,7 @@ struct OpenStream {
     min_ts: Timestamp,
     max_ts: Timestamp,
     bytes: u64,
+    metadata_bytes: u64,
     digest: Digest,
 }
 
@@ -117,6 +122,7 @@ impl<W: Write> BlockWriter<W> {
             label_values: LabelValues::default(),
             stream: None,
             metadata_bytes: 0,
+            metadata_sizes: MetadataSizes::default(),
             rows: 0,
             rows_in_group: 0,
             row_group_rows: options.row_group_rows.max(1),
@@ -139,6 +145,7 @@ impl<W: Write> BlockWriter<W> {
             min_ts: 0,
             max_ts: Timestamp::MIN,
             bytes: 0,
+            metadata_bytes: 0,
             digest: Digest::default(),
         });
         Ok(())
@@ -167,6 +174,7 @@ impl<W: Write> BlockWriter<W> {
         stream.max_ts = timestamp;
         stream.rows += 1;
         stream.bytes += line.len() as u64;
+        stream.metadata_bytes += metadata_text_bytes(metadata);
         stream.digest.add(EntryHash::of(timestamp, line, metadata));
         self.fixed.row(timestamp, &stream.labels, stream.id, metadata, &mut self.compressor)?;
         self.metadata_bytes += metadata.packed().len() as u64;
@@ -203,6 +211,9 @@ impl<W: Write> BlockWriter<W> {
         if let Some(words) = self.words {
             add(KEY_WORDS, words.finish());
         }
+        if let Some(sizes) = self.metadata_sizes.finish() {
+            add(KEY_METADATA, sizes);
+        }
         let mut footer = Vec::new();
         footer::write(&mut footer, tail_offset + tail.len() as u64, &self.groups, &places);
         tail.extend_from_slice(&footer);
@@ -226,6 +237,7 @@ impl<W: Write> BlockWriter<W> {
     fn end_stream(&mut self) -> Result<()> {
         let Some(s) = self.stream.take().filter(|s| s.rows > 0) else { return Ok(()) };
         self.label_values.add(s.labels.as_ref());
+        self.metadata_sizes.add(s.metadata_bytes);
         self.index.add(BuiltStream {
             labels: s.labels,
             id: s.id,
