@@ -7,10 +7,14 @@
 
 mod answer;
 mod bench;
+mod clients;
 mod codegen;
 mod config_docs;
 mod conformance;
 mod crash;
+mod fuzz;
+mod load;
+mod process;
 mod push;
 mod python;
 mod random;
@@ -39,6 +43,12 @@ enum Command {
     CrashTest(crash::Args),
     /// Compare LogQL answers with SQL over the table, by DuckDB and by the Python package deltalake.
     TableTest(table_test::Args),
+    /// Ship logs with other people's clients, from their registries, and find them by query.
+    Clients(clients::Args),
+    /// Send malformed requests: each must be refused with a reason, and leave nothing behind.
+    FuzzRequests(fuzz::Args),
+    /// Push and query at once beyond small budgets: memory stays bounded, nothing acknowledged is lost.
+    Load(load::Args),
     /// Run the benchmarks of the hot paths, or with --product the whole-product benchmark.
     Bench(bench::Args),
     /// Check that docs/configuration.md has every key.
@@ -54,6 +64,9 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conformance::run(&args),
         Command::CrashTest(args) => crash::run(&args),
         Command::TableTest(args) => table_test::run(&args),
+        Command::Clients(args) => clients::run(&args),
+        Command::FuzzRequests(args) => fuzz::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ConfigDocs(args) => config_docs::run(&args),
         Command::Codegen => codegen::run().map(|()| true),

@@ -142,6 +142,11 @@ impl Server {
         }
     }
 
+    /// The number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How the process ended, if it did.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().context("failed to ask for the server's state")
@@ -229,6 +234,26 @@ impl Client {
             .header("X-Loki-Response-Encoding-Flags", "categorize-labels")
             .query_pairs(parameters.iter().copied());
         read(path, request.call())
+    }
+
+    /// GET for a tenant.
+    pub(crate) fn get_as(&self, tenant: &str, path: &str, parameters: &[(&str, &str)]) -> Result<Answer> {
+        let request = self
+            .agent
+            .get(format!("{}{path}", self.base))
+            .header("X-Scope-OrgID", tenant)
+            .query_pairs(parameters.iter().copied());
+        read(path, request.call())
+    }
+
+    /// POST for a tenant.
+    pub(crate) fn post_as(&self, tenant: &str, path: &str, media_type: &str, body: &[u8]) -> Result<Answer> {
+        let request = self
+            .agent
+            .post(format!("{}{path}", self.base))
+            .header("X-Scope-OrgID", tenant)
+            .header("Content-Type", media_type);
+        read(path, request.send(body))
     }
 
     /// POST with a body of the given media type.

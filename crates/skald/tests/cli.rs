@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -222,4 +222,26 @@ fn an_interrupted_push_sends_what_it_has_read() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     assert!(stderr(&output).starts_with("pushed 4 entries"), "{output:?}");
     drop(pipe);
+}
+
+#[test]
+fn a_tail_shows_what_was_there_and_what_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    let push = |line: &str| assert!(client(&server, &["push", "-l", "app=demo"], line).status.success());
+    push("before");
+    let mut child = skald(&["tail", r#"{app="demo"} != "hidden""#, "-o", "raw"])
+        .env("SKALD_ADDR", format!("http://{}", server.address()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "before");
+    push("hidden");
+    push("after");
+    assert_eq!(lines.next().unwrap().unwrap(), "after");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(130), ""));
 }
