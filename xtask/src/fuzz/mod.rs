@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
     let findings = Findings::default();
     // The first round fills caches and the allocator's pools.
-    let warm_up = (args.count / 4).max(500);
+    let warm_up = (args.count / 4).max(5000);
     round(&setup, args.seed, 0..warm_up, &findings);
     thread::sleep(Duration::from_millis(500));
     let before = resident_bytes(server.id());
