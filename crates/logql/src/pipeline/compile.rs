@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::filter::Filter;
 use super::parsers::Parser;
 use super::path::{parse_json_path, parse_logfmt_key};
+use super::skim::Skim;
 use super::{
-    Assign, ERROR, Hints, NameId, Op, Pick, Pipeline, Probe, check_pattern, check_regexp, line, sanitize,
+    Assign, ERROR, Hints, NameId, Op, Parse, Pick, Pipeline, Probe, check_pattern, check_regexp, line,
+    sanitize,
 };
 use crate::ast::{Extraction, LabelFormatValue, LabelPick, Stage, Unwrap};
 use crate::error::ParseError;
@@ -68,7 +70,7 @@ impl Compiler {
 
     fn parse(&mut self, parser: Parser) -> Op {
         self.parsers += 1;
-        Op::Parse(parser, Hints::default(), None)
+        Op::Parse(Parse { parser, hints: Hints::default(), probe: None, skims: vec![] })
     }
 
     fn stage(&mut self, stage: &Stage, ops: &mut Vec<Op>) -> Result<(), String> {
@@ -162,12 +164,22 @@ impl Compiler {
             .collect()
     }
 
+    fn skim(&self, parser: &Parser, filter: &Filter) -> Option<Skim> {
+        let label = filter.single_label()?;
+        Skim::new(parser, filter, self.names.get(label as usize)?)
+    }
+
     /// Walks the stages backwards to find what each parser must extract, and which filters it can apply itself.
     fn add_hints(&mut self, ops: &mut [Op], needs: &Needs) {
         let mut needs: Option<Vec<NameId>> =
             needs.as_ref().map(|names| names.iter().map(|n| self.id(n)).collect());
         let mut filters: Vec<(NameId, Filter)> = vec![];
+        // Those among them with nothing between the parser and them that makes or removes labels.
+        let mut next: Vec<Filter> = vec![];
         for op in ops.iter_mut().rev() {
+            if !matches!(op, Op::Line(_) | Op::Filter(_) | Op::Parse(_)) {
+                next.clear();
+            }
             let mut add = |ids: &mut dyn Iterator<Item = NameId>| {
                 if let Some(needs) = &mut needs {
                     needs.extend(ids.filter(|id| !needs.contains(id)).collect::<Vec<_>>());
@@ -175,7 +187,8 @@ impl Compiler {
             };
             match op {
                 Op::Line(_) | Op::Decolorize => {}
-                Op::Parse(parser, hints, probe) => {
+                Op::Parse(Parse { parser, hints, probe, skims }) => {
+                    *skims = next.drain(..).rev().filter_map(|f| self.skim(parser, &f)).collect();
                     let mut wanted = needs.clone();
                     if let Some(wanted) = &mut wanted {
                         wanted.sort_unstable();
@@ -202,6 +215,7 @@ impl Compiler {
                     add(&mut ids.into_iter());
                     if let Some(id) = filter.single_label() {
                         filters.push((id, filter.clone()));
+                        next.push(filter.clone());
                     }
                 }
                 Op::LineFormat(template) => match template.fields() {

@@ -65,6 +65,31 @@ impl Filter {
         }
     }
 
+    /// Whether the filter is a simple one that no entry without its label passes.
+    pub(crate) fn needs_label(&self) -> bool {
+        match self {
+            Filter::Number(..) | Filter::Duration(..) | Filter::Bytes(..) => true,
+            Filter::Text(_, m) => !m.matches_empty(),
+            Filter::Reduced(_, negative, reduced) => reduced.matches("") == *negative,
+            Filter::Error(..) | Filter::Ip(..) | Filter::And(..) | Filter::Or(..) => false,
+        }
+    }
+
+    /// Whether no entry whose label has this value passes the filter, which is a simple one. Values that do not parse
+    /// pass, with an error.
+    pub(crate) fn fails_on(&self, value: &str) -> bool {
+        match self {
+            Filter::Number(_, op, want) => units::parse_go_float(value).is_ok_and(|v| !op.compare(&v, want)),
+            Filter::Duration(_, op, want) => {
+                units::parse_go_duration(value).is_ok_and(|v| !op.compare(&v, want))
+            }
+            Filter::Bytes(_, op, want) => units::parse_bytes(value).is_ok_and(|v| !op.compare(&v, want)),
+            Filter::Text(_, m) => !m.matches(value),
+            Filter::Reduced(_, negative, reduced) => reduced.matches(value) == *negative,
+            Filter::Error(..) | Filter::Ip(..) | Filter::And(..) | Filter::Or(..) => false,
+        }
+    }
+
     /// Adds the labels that the filter looks at.
     pub(crate) fn add_labels(&self, out: &mut Vec<NameId>) {
         match self {

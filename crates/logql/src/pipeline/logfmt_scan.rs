@@ -55,8 +55,9 @@ static ENDS: [bool; 256] = {
     ends
 };
 
+/// The index of what ends the key or plain value that `start` lies in.
 #[inline]
-fn end_of_word(line: &[u8], start: usize) -> usize {
+pub(super) fn end_of_word(line: &[u8], start: usize) -> usize {
     let mut at = start;
     while at < line.len() && !ENDS[line[at] as usize] {
         at += 1;

@@ -15,6 +15,7 @@ mod parsers;
 mod path;
 pub(crate) mod pattern;
 mod reduce;
+mod skim;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub(crate) use json_paths::json_paths;
 pub(crate) use labels::{Category, EntryState, NameId, pack, sanitize};
 pub use labels::{ERROR, ERROR_DETAILS};
 use parsers::{Parser, ParserCache};
+use skim::Skim;
 
 use crate::template::Template;
 
@@ -48,13 +50,22 @@ pub struct Pipeline {
 #[derive(Debug)]
 enum Op {
     Line(LineFilter),
-    Parse(Parser, Hints, Option<Probe>),
+    Parse(Parse),
     Filter(Filter),
     LineFormat(Template),
     LabelFormat(Vec<(NameId, Assign)>),
     Decolorize,
     Drop(Vec<Pick>),
     Keep(Vec<Pick>),
+}
+
+/// A parser with what is known of the stages after it.
+#[derive(Debug)]
+struct Parse {
+    parser: Parser,
+    hints: Hints,
+    probe: Option<Probe>,
+    skims: Vec<Skim>,
 }
 
 #[derive(Debug)]
@@ -214,10 +225,18 @@ impl PipelineTask {
                         return None;
                     }
                 }
-                Op::Parse(p, hints, probe) => {
+                Op::Parse(Parse { parser: p, hints, probe, skims }) => {
                     let (probe_cache, cache) = &mut caches[parser];
                     let counts = &mut probes[parser];
                     parser += 1;
+                    let fresh = |s: &Skim| !state.is_touched(s.label) && !state.base_has(s.label);
+                    if !skims.is_empty()
+                        && !state.has_error()
+                        && state.details().is_empty()
+                        && skims.iter().any(|s| fresh(s) && s.rejects(line))
+                    {
+                        return None;
+                    }
                     if let Some(probe) = probe
                         && !state.has_error()
                         && state.details().is_empty()
