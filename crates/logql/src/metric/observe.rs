@@ -163,16 +163,28 @@ impl RangeObserver {
     }
 
     /// Adds entries of one stream by their times alone. Only for a leaf that needs neither lines nor their lengths, and
-    /// for entries without structured metadata unless it needs none; see [`RangeLeaf::counts_only`].
+    /// for entries without structured metadata unless it needs none; see [`RangeLeaf::counts_only`]. `times` ascend.
     pub fn observe_times(&mut self, times: &[Timestamp], stream: &Labels) -> Result<(), Error> {
-        debug_assert!(self.is_plain && !self.leaf.needs_line_length());
-        if !times.iter().any(|t| self.windows.times().contains(*t)) {
+        debug_assert!(self.is_plain && !self.leaf.needs_line_length() && times.is_sorted());
+        let all = self.windows.times();
+        let start = times.partition_point(|t| *t < all.start);
+        let end = times.partition_point(|t| *t < all.end);
+        if start >= end {
             return Ok(());
         }
         let series = self.plain_series(stream)? as usize;
-        for t in times {
-            if let Some(bucket) = self.bucket(*t) {
-                self.partial.buckets[series].add(self.fold, bucket, *t, 1.0);
+        let mut rest = &times[start..end];
+        while let Some(first) = rest.first() {
+            let bucket = self.bucket(*first);
+            let (same, others) = rest.split_at(run_len(rest, self.span.to));
+            rest = others;
+            let Some(bucket) = bucket else { continue };
+            if self.fold == Fold::Sum {
+                self.partial.buckets[series].add(self.fold, bucket, *first, same.len() as f64);
+            } else {
+                for t in same {
+                    self.partial.buckets[series].add(self.fold, bucket, *t, 1.0);
+                }
             }
         }
         Ok(())
@@ -269,6 +281,20 @@ impl RangeObserver {
             self.partial.failed = Some((state.error().to_owned(), labels.to_string()));
         }
     }
+}
+
+/// How many of the ascending `times`, of which there is one at least, are not after `to`; found in steps that grow, as
+/// most runs are short beside all of them.
+fn run_len(times: &[Timestamp], to: Timestamp) -> usize {
+    let (mut known, mut step) = (1, 8);
+    while known < times.len() {
+        let next = (known + step).min(times.len());
+        if times[next - 1] > to {
+            return known + times[known..next].partition_point(|t| *t <= to);
+        }
+        (known, step) = (next, step * 2);
+    }
+    known
 }
 
 /// A label by which series are grouped; one with an empty value counts as missing.

@@ -1,7 +1,7 @@
 //! A local directory as an object store whose acknowledged writes survive a loss of power.
 //!
-//! Reading and deleting are `LocalFileSystem`'s, and so is listing but for the order. Writing is ours, because
-//! that store does not sync:
+//! Deleting is `LocalFileSystem`'s, and so are listing but for the order and reading but for ranges, whose buffers
+//! are used again. Writing is ours, because that store does not sync:
 //! the bytes go to a file under `.staging`, are synced, and only then get their name, by hard link (create:
 //! atomic, refuses an existing name) or by rename (overwrite: atomic); then the folder is synced, and only then
 //! is the write acknowledged. A reader never sees half a file, whenever the power goes.
@@ -9,6 +9,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,8 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
+use super::buffers::ReadBuffers;
+
 const STORE: &str = "LocalStore";
 const STAGING: &str = ".staging";
 /// What a killed process left in staging is removed at the next start once it is this old, so that a process
@@ -38,6 +41,7 @@ pub(crate) struct LocalStore {
     inner: LocalFileSystem,
     root: Arc<PathBuf>,
     sequence: Arc<AtomicU64>,
+    buffers: Arc<ReadBuffers>,
 }
 
 impl LocalStore {
@@ -46,7 +50,7 @@ impl LocalStore {
         create_dir_durably(root)?;
         let root = fs::canonicalize(root)?;
         let inner = LocalFileSystem::new_with_prefix(&root).map_err(io::Error::other)?;
-        let store = Self { inner, root: Arc::new(root), sequence: Arc::default() };
+        let store = Self { inner, root: Arc::new(root), sequence: Arc::default(), buffers: Arc::default() };
         store.clear_staging();
         Ok(store)
     }
@@ -226,7 +230,22 @@ impl ObjectStore for LocalStore {
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
+        let (path, ranges, buffers) = (self.destination(location)?, ranges.to_vec(), self.buffers.clone());
+        blocking(move || {
+            let read = || {
+                let file = File::open(&path)?;
+                let one = |r: &Range<u64>| {
+                    let length = usize::try_from(r.end.saturating_sub(r.start)).map_err(io::Error::other)?;
+                    buffers.read(length, |buffer| file.read_exact_at(buffer, r.start))
+                };
+                ranges.iter().map(one).collect::<io::Result<Vec<_>>>()
+            };
+            read().map_err(|e| match e.kind() {
+                ErrorKind::NotFound => Error::NotFound { path: path.display().to_string(), source: e.into() },
+                _ => failed("read", &path, &e),
+            })
+        })
+        .await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {

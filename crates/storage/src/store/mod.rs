@@ -4,6 +4,7 @@
 //! it [`fault`] in tests, [`instrumented`] (one measurement per request that goes out) and [`retry`]. Callers
 //! see an `Arc<dyn ObjectStore>` and can't tell which.
 
+mod buffers;
 mod config;
 mod error;
 pub mod fault;
