@@ -1,6 +1,7 @@
 //! Pushes: from a request to [`Distributor::push`](skald_rpc::Distributor::push).
 
 pub(crate) mod budget;
+pub(crate) mod documents;
 pub mod encoding;
 pub mod json;
 mod metadata;

@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod detected;
 pub(crate) mod json;
 pub(crate) mod legacy;
+mod limits;
 pub mod params;
 pub mod request;
 mod stats;
@@ -21,11 +22,12 @@ use skald_model::TenantId;
 use skald_rpc::QueryFrontend;
 use skald_runtime::Clock;
 
+use self::limits::RequestLimits;
 use self::params::Params;
 use self::streams::Flags;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::tenant::tenant;
+use crate::tenant::query_tenant;
 
 /// What the handlers of queries work with.
 #[derive(Clone)]
@@ -39,7 +41,7 @@ type Answer = Result<Response, ApiError>;
 
 impl QueryState {
     async fn open(&self, request: Request) -> Result<(TenantId, Parts, Params), ApiError> {
-        let tenant = tenant(request.headers(), &self.config)?;
+        let tenant = query_tenant(request.headers(), &self.config)?;
         let (parts, params) = Params::read(request).await?;
         Ok((tenant, parts, params))
     }
@@ -48,9 +50,12 @@ impl QueryState {
 /// `/loki/api/v1/query_range`
 pub(crate) async fn query_range(State(state): State<QueryState>, request: Request) -> Answer {
     let (tenant, parts, params) = state.open(request).await?;
-    let mut query = request::range_query(&params, tenant, state.clock.now())?;
+    let now = state.clock.now();
+    let mut query = request::range_query(&params, tenant, now)?;
     query.tags = tags(&parts.headers);
-    let response = state.frontend.query_range(query).await?;
+    let limits = RequestLimits::of(&parts.headers, &state.config)?;
+    limits.check_range(&mut query, now)?;
+    let response = limits.timed(state.frontend.query_range(query)).await?;
     Ok(answer::respond(response, &Flags::of(&parts.headers)))
 }
 
@@ -59,7 +64,9 @@ pub(crate) async fn query(State(state): State<QueryState>, request: Request) -> 
     let (tenant, parts, params) = state.open(request).await?;
     let mut query = request::instant_query(&params, tenant, state.clock.now())?;
     query.tags = tags(&parts.headers);
-    let response = state.frontend.query(query).await?;
+    let limits = RequestLimits::of(&parts.headers, &state.config)?;
+    limits.check(&query.query)?;
+    let response = limits.timed(state.frontend.query(query)).await?;
     Ok(answer::respond(response, &Flags::of(&parts.headers)))
 }
 

@@ -134,6 +134,12 @@ fn with_push(routes: Routes, state: &PushState) -> Routes {
     routes
         .add("/loki/api/v1/push", "loki_api_v1_push", post(push::push_v1).with_state(s()))
         .add("/api/prom/push", "api_prom_push", post(push::push_legacy).with_state(s()))
+        .add("/elasticsearch/_bulk", "elasticsearch_bulk", post(push::documents::bulk).with_state(s()))
+        .add("/_bulk", "elasticsearch_bulk", post(push::documents::bulk).with_state(s()))
+        .add("/elasticsearch", "elasticsearch", get(push::documents::about))
+        .add("/elasticsearch/", "elasticsearch", get(push::documents::about))
+        .add("/insert/jsonline", "insert_jsonline", post(push::documents::json_lines).with_state(s()))
+        .add("/insert/lines", "insert_lines", post(push::documents::plain_lines).with_state(s()))
         .add("/otlp/v1/logs", "otlp_v1_logs", post(push::otlp::push_otlp).with_state(s()))
 }
 

@@ -14,7 +14,19 @@ pub(crate) fn tenant(headers: &HeaderMap, config: &Config) -> Result<TenantId, E
     }
     let id = headers.get(HEADER).ok_or_else(|| Error::new(Kind::Unauthenticated, "no org id"))?;
     let id = id.to_str().map_err(|_| Error::invalid("tenant ID contains unsupported characters"))?;
+    if config.multi_tenant_queries_enabled && TenantId::of_query(id).is_ok_and(|t| t.is_joined()) {
+        return Err(Error::invalid("multiple org IDs present"));
+    }
     TenantId::new(id)
+}
+
+/// The tenant of a query, or several of them (`a|b`) where the configuration allows that.
+pub(crate) fn query_tenant(headers: &HeaderMap, config: &Config) -> Result<TenantId, Error> {
+    if !config.auth_enabled || !config.multi_tenant_queries_enabled {
+        return tenant(headers, config);
+    }
+    let ids = headers.get(HEADER).ok_or_else(|| Error::new(Kind::Unauthenticated, "no org id"))?;
+    TenantId::of_query(ids.to_str().map_err(|_| Error::invalid("tenant ID contains unsupported characters"))?)
 }
 
 /// The tenant for logs and spans: never fails, empty when it is missing or malformed.
@@ -35,6 +47,19 @@ mod tests {
         }
         let got = tenant(&headers, &config).map(|t| t.to_string()).map_err(|e| e.message);
         assert_eq!(got, expected.map(str::to_owned).map_err(str::to_owned));
+    }
+
+    #[test]
+    fn queries_may_name_several_tenants_where_that_is_allowed() {
+        let mut headers = HeaderMap::new();
+        headers.insert(HEADER, "b|a".parse().unwrap());
+        let many = Config { multi_tenant_queries_enabled: true, ..Config::default() };
+        assert_eq!(query_tenant(&headers, &many).unwrap().as_str(), "a|b");
+        assert_eq!(tenant(&headers, &many).unwrap_err().message, "multiple org IDs present");
+        let one = Config::default();
+        assert_eq!(query_tenant(&headers, &one).unwrap_err().kind, Kind::InvalidArgument);
+        let open = Config { auth_enabled: false, ..many };
+        assert_eq!(query_tenant(&headers, &open).unwrap().as_str(), "fake");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! at one table version V: blocks of V, and from each ingester what V does not hold. An ingester that has already let
 //! go of entries that a newer version covers says so, and the query starts over at a newer version.
 
+mod admission;
 mod config;
 mod fields;
 mod log_query;
@@ -12,6 +13,7 @@ mod metric_query;
 mod metrics;
 mod remembered;
 mod tail;
+mod tenants;
 mod volume;
 
 use std::sync::Arc;
@@ -83,6 +85,11 @@ impl Frontend {
 
     /// The table of `tenant` as it is now.
     async fn snapshot(&self, tenant: &TenantId) -> Result<Arc<Snapshot>> {
+        if tenant.is_joined() {
+            return Err(Error::invalid(format!(
+                "this request is for one tenant, not for several ({tenant})"
+            )));
+        }
         self.catalog.snapshot(tenant).await.map_err(|e| Error::unavailable(e.to_string()))
     }
 
@@ -131,10 +138,14 @@ impl Frontend {
 impl skald_rpc::QueryFrontend for Frontend {
     async fn query_range(&self, query: RangeQuery) -> Result<QueryResponse> {
         let started = std::time::Instant::now();
-        let limits = self.limits.of(&query.tenant);
+        let limits = self.limits.of_query(&query.tenant);
         let expr = Self::parse(&query.query, &limits)?;
+        self.admit(&query.tenant, &query.query, &expr, &limits)?;
         let text = canonical(&expr);
         let answer = match &expr {
+            Expr::Log(log) if query.tenant.is_joined() => {
+                self.timed(&limits, tenants::log(self, &query, log, &limits)).await
+            }
             Expr::Log(log) => self.timed(&limits, log_query::run(self, &query, log, &text, &limits)).await,
             Expr::Metric(metric) => {
                 self.timed(&limits, metric_query::range(self, &query, metric, &text, &limits)).await
@@ -145,8 +156,9 @@ impl skald_rpc::QueryFrontend for Frontend {
 
     async fn query(&self, query: InstantQuery) -> Result<QueryResponse> {
         let started = std::time::Instant::now();
-        let limits = self.limits.of(&query.tenant);
+        let limits = self.limits.of_query(&query.tenant);
         let expr = Self::parse(&query.query, &limits)?;
+        self.admit(&query.tenant, &query.query, &expr, &limits)?;
         let text = canonical(&expr);
         let Expr::Metric(metric) = expr else {
             return Err(Error::invalid(
@@ -158,14 +170,23 @@ impl skald_rpc::QueryFrontend for Frontend {
     }
 
     async fn label_names(&self, request: MetadataRequest) -> Result<Vec<String>> {
+        if request.tenant.is_joined() {
+            return tenants::label_names(self, &request).await;
+        }
         metadata::label_names(self, request).await
     }
 
     async fn label_values(&self, request: MetadataRequest, name: &str) -> Result<Vec<String>> {
+        if request.tenant.is_joined() {
+            return tenants::label_values(self, &request, name).await;
+        }
         metadata::label_values(self, request, name).await
     }
 
     async fn series(&self, request: MetadataRequest) -> Result<Vec<StreamInfo>> {
+        if request.tenant.is_joined() {
+            return tenants::series(self, &request).await;
+        }
         metadata::series(self, request).await
     }
 

@@ -42,7 +42,10 @@ pub(crate) async fn run(
     let page = |task: LogTask| {
         frontend.at_one_version(&query.tenant, move |view, snapshot| {
             let task = LogTask { version: snapshot.version, ..task.clone() };
-            collect(view, snapshot, &expr.selector, task, limits.max_query_parallelism)
+            async move {
+                frontend.check_log_bytes(&query.tenant, &expr.selector, task.range, &view, &snapshot).await?;
+                collect(view, snapshot, &expr.selector, task, limits.max_query_parallelism).await
+            }
         })
     };
     let (entries, stats) =

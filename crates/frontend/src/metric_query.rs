@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 use skald_cluster::View;
-use skald_logql::ast::MetricExpr;
+use skald_logql::ast::{Expr, MetricExpr};
 use skald_logql::metric::{MetricQuery, Partial, QueryLimits, QueryValue, Steps};
+use skald_logql::syntax::canonical;
+use skald_logql::tenants::metric_for;
 use skald_model::{Direction, EntryHash, Error, Limits, QueryStats, Result, StreamId, TenantId, TimeRange};
 use skald_rpc::frontend::{
     InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery, Series, wants_partial_results,
@@ -15,6 +17,7 @@ use skald_rpc::ingester::StreamInfo;
 use skald_rpc::querier::{LogTask, MetricResult, MetricTask};
 use skald_storage::table::Snapshot;
 
+use crate::admission::{bytes_of, check_bytes, check_streams};
 use crate::log_query::{block_ref, limit_range};
 use crate::{Frontend, metadata};
 
@@ -69,6 +72,41 @@ async fn run(
     if query.leaves().is_empty() {
         return Ok(respond(query.evaluate(&[], steps, max_series)?, QueryStats::default()));
     }
+    let finish = |value, stats| {
+        let mut response = respond(value, stats);
+        if partial {
+            cut_series(&mut response, limits.max_query_series);
+        }
+        response
+    };
+    if !tenant.is_joined() {
+        let (partials, stats) = gather(frontend, tenant, text, &query, steps, limits).await?;
+        return Ok(finish(query.evaluate(&partials, steps, max_series)?, stats));
+    }
+    let (mut merged, mut stats) = (Vec::<Partial>::new(), QueryStats::default());
+    for tenant in tenant.parts() {
+        let expr = metric_for(expr, tenant.as_str());
+        let query = MetricQuery::compile(&expr)?;
+        let text = canonical(&Expr::Metric(expr));
+        let (partials, tenant_stats) = gather(frontend, &tenant, &text, &query, steps, limits).await?;
+        stats.merge(&tenant_stats);
+        match merged.is_empty() {
+            true => merged = partials,
+            false => merged.iter_mut().zip(partials).for_each(|(all, one)| all.merge(one)),
+        }
+    }
+    Ok(finish(query.evaluate(&merged, steps, max_series)?, stats))
+}
+
+/// The merged states of the query's range aggregations over one tenant's entries.
+async fn gather(
+    frontend: &Frontend,
+    tenant: &TenantId,
+    text: &str,
+    query: &MetricQuery,
+    steps: Steps,
+    limits: &Limits,
+) -> Result<(Vec<Partial>, QueryStats)> {
     let task = MetricTask {
         tenant: tenant.clone(),
         query: text.into(),
@@ -81,23 +119,12 @@ async fn run(
         max_bytes: if limits.max_query_bytes_read == 0 { u64::MAX } else { limits.max_query_bytes_read },
         exclude: Arc::default(),
     };
-    let (partials, stats) = frontend
+    frontend
         .at_one_version(tenant, |view, snapshot| {
-            collect(
-                frontend,
-                &query,
-                MetricTask { version: snapshot.version, ..task.clone() },
-                steps,
-                view,
-                snapshot,
-            )
+            let task = MetricTask { version: snapshot.version, ..task.clone() };
+            collect(frontend, query, task, steps, limits, view, snapshot)
         })
-        .await?;
-    let mut response = respond(query.evaluate(&partials, steps, max_series)?, stats);
-    if partial {
-        cut_series(&mut response, limits.max_query_series);
-    }
-    Ok(response)
+        .await
 }
 
 /// Keeps the first `max` series (0 keeps all) and says so.
@@ -135,6 +162,7 @@ async fn collect(
     query: &MetricQuery,
     task: MetricTask,
     steps: Steps,
+    limits: &Limits,
     view: Arc<View>,
     snapshot: Arc<Snapshot>,
 ) -> Result<(Vec<Partial>, QueryStats)> {
@@ -145,7 +173,10 @@ async fn collect(
     let blocks: Vec<_> = snapshot.blocks.iter().filter(wanted).map(|b| block_ref(b)).collect();
     stats.blocks_pruned = (snapshot.blocks.len() - blocks.len()) as u64;
 
-    let task = MetricTask { exclude: copies(frontend, query, &task, steps, &view, &snapshot).await?, ..task };
+    let task = MetricTask {
+        exclude: copies(frontend, query, &task, steps, limits, &view, &snapshot).await?,
+        ..task
+    };
     let memory = view.ingesters().iter().map(|m| m.service.query_metric(task.clone()));
     let mut results = try_join_all(memory).await?;
     stats.ingesters = results.len() as u64;
@@ -177,11 +208,12 @@ async fn copies(
     query: &MetricQuery,
     task: &MetricTask,
     steps: Steps,
+    limits: &Limits,
     view: &Arc<View>,
     snapshot: &Arc<Snapshot>,
 ) -> Result<Arc<HashSet<(StreamId, EntryHash)>>> {
     let mut out = HashSet::new();
-    let mut compared = 0;
+    let (mut compared, mut bytes) = (0, 0);
     for leaf in query.leaves() {
         let request = MetadataRequest {
             tenant: task.tenant.clone(),
@@ -189,6 +221,10 @@ async fn copies(
             selectors: vec![leaf.selector.to_string()],
         };
         let found = metadata::find_at(frontend, &request, view.clone(), snapshot.clone()).await?;
+        let table = found.table_streams();
+        check_streams(&leaf.selector, found.memory.len().max(table.len()), limits)?;
+        bytes += bytes_of(&found.memory) + bytes_of(table);
+        check_bytes(bytes, limits)?;
         for (stream, range) in overlaps(&found.memory, found.table_streams()) {
             let task = LogTask {
                 tenant: task.tenant.clone(),

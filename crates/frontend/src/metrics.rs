@@ -1,11 +1,12 @@
 //! The instruments of the query frontend.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntGauge, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) query_seconds: HistogramVec,
     pub(crate) snapshot_too_old: IntCounter,
+    pub(crate) blocked_queries: IntCounterVec,
     pub(crate) tails: IntGauge,
     pub(crate) tail_bytes: IntCounter,
 }
@@ -28,8 +29,13 @@ impl Metrics {
         )?;
         registry.register(Box::new(tails.clone()))?;
         registry.register(Box::new(tail_bytes.clone()))?;
+        let blocked_queries = IntCounterVec::new(
+            prometheus::Opts::new("loki_blocked_queries", "Queries refused by blocked_queries, per tenant."),
+            &["user"],
+        )?;
+        registry.register(Box::new(blocked_queries.clone()))?;
         registry.register(Box::new(query_seconds.clone()))?;
         registry.register(Box::new(snapshot_too_old.clone()))?;
-        Ok(Self { query_seconds, snapshot_too_old, tails, tail_bytes })
+        Ok(Self { query_seconds, snapshot_too_old, blocked_queries, tails, tail_bytes })
     }
 }

@@ -9,11 +9,13 @@
 pub mod ast;
 pub mod error;
 pub mod fields;
+pub mod guard;
 pub mod metric;
 pub mod pipeline;
 pub mod plan;
 pub mod syntax;
 mod template;
+pub mod tenants;
 pub mod units;
 
 pub use ast::{Expr, LogExpr, MetricExpr};

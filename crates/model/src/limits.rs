@@ -242,15 +242,75 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The limits for queries that hold for both: of two limits the smaller, where 0 is none.
+    #[must_use]
+    pub fn tightest(mut self, other: &Limits) -> Limits {
+        fn smaller<T: Copy + Ord + Default>(a: &mut T, b: T) {
+            if b > T::default() && (*a <= T::default() || b < *a) {
+                *a = b;
+            }
+        }
+        smaller(&mut self.max_entries_limit_per_query, other.max_entries_limit_per_query);
+        smaller(&mut self.max_query_length, other.max_query_length);
+        smaller(&mut self.max_query_lookback, other.max_query_lookback);
+        smaller(&mut self.max_query_range, other.max_query_range);
+        smaller(&mut self.max_query_series, other.max_query_series);
+        smaller(&mut self.max_query_parallelism, other.max_query_parallelism);
+        smaller(&mut self.max_query_bytes_read, other.max_query_bytes_read);
+        smaller(&mut self.max_querier_bytes_read, other.max_querier_bytes_read);
+        smaller(&mut self.cardinality_limit, other.cardinality_limit);
+        smaller(&mut self.query_timeout, other.query_timeout);
+        smaller(&mut self.max_streams_matchers_per_query, other.max_streams_matchers_per_query);
+        self.minimum_labels_number = self.minimum_labels_number.max(other.minimum_labels_number);
+        for label in &other.required_labels {
+            if !self.required_labels.contains(label) {
+                self.required_labels.push(label.clone());
+            }
+        }
+        self.blocked_queries.extend(other.blocked_queries.iter().cloned());
+        self.loki_strict |= other.loki_strict;
+        self.volume_enabled &= other.volume_enabled;
+        self
+    }
+}
+
 /// Tells the limits of a tenant, which may change while the process runs.
 pub trait TenantLimits: Send + Sync + 'static {
     /// The limits of `tenant` now.
     fn of(&self, tenant: &crate::TenantId) -> std::sync::Arc<Limits>;
+
+    /// The limits of a query, which may be for several tenants: the tightest of theirs.
+    fn of_query(&self, tenant: &crate::TenantId) -> std::sync::Arc<Limits> {
+        let mut parts = tenant.parts().map(|t| self.of(&t));
+        match parts.next() {
+            Some(first) if tenant.is_joined() => {
+                std::sync::Arc::new(parts.fold((*first).clone(), |all, one| all.tightest(&one)))
+            }
+            Some(only) => only,
+            None => self.of(tenant),
+        }
+    }
 }
 
 /// The same limits for every tenant.
 impl TenantLimits for std::sync::Arc<Limits> {
     fn of(&self, _: &crate::TenantId) -> std::sync::Arc<Limits> {
         self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smaller_limit_holds_and_0_is_none() {
+        let a = Limits { max_query_series: 0, max_query_lookback: 5, ..Limits::default() };
+        let b = Limits { max_query_series: 9, max_query_lookback: 0, query_timeout: 1, ..Limits::default() };
+        let c = Limits { required_labels: vec!["x".into()], minimum_labels_number: 2, ..Limits::default() };
+        let all = a.tightest(&b).tightest(&c);
+        assert_eq!((all.max_query_series, all.max_query_lookback, all.query_timeout), (9, 5, 1));
+        assert_eq!((all.minimum_labels_number, all.required_labels), (2, vec!["x".to_owned()]));
     }
 }

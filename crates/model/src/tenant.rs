@@ -30,6 +30,34 @@ impl TenantId {
         Ok(Self(id.into()))
     }
 
+    /// The id under which a query is for several tenants: theirs, sorted, with `|` between. Only queries have such ids;
+    /// nothing is stored under one. The id of one tenant is its own.
+    pub fn joined(mut tenants: Vec<TenantId>) -> Option<Self> {
+        tenants.sort();
+        tenants.dedup();
+        match &tenants[..] {
+            [] => None,
+            [one] => Some(one.clone()),
+            many => Some(Self(many.iter().map(TenantId::as_str).collect::<Vec<_>>().join("|").into())),
+        }
+    }
+
+    /// Checks the id of a query, which may be for several tenants: `a|b`.
+    pub fn of_query(ids: &str) -> Result<Self> {
+        let tenants = ids.split('|').map(Self::new).collect::<Result<Vec<_>>>()?;
+        Self::joined(tenants).ok_or_else(|| Error::new(crate::Kind::Unauthenticated, "no org id"))
+    }
+
+    /// The tenants that a query is for; of all other ids that one tenant.
+    pub fn parts(&self) -> impl Iterator<Item = TenantId> {
+        self.0.split('|').map(|id| TenantId(id.into()))
+    }
+
+    /// Whether a query is for several tenants.
+    pub fn is_joined(&self) -> bool {
+        self.0.contains('|')
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -51,6 +79,18 @@ impl fmt::Debug for TenantId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn queries_may_be_for_several_tenants() {
+        let several = TenantId::of_query("b|a|b").unwrap();
+        assert_eq!((several.as_str(), several.is_joined()), ("a|b", true));
+        assert_eq!(several.parts().map(|t| t.to_string()).collect::<Vec<_>>(), ["a", "b"]);
+        let one = TenantId::of_query("a|a").unwrap();
+        assert_eq!((one.as_str(), one.is_joined()), ("a", false));
+        for wrong in ["", "|", "a|", "a|b/c"] {
+            assert!(TenantId::of_query(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn accepts_what_loki_accepts() {

@@ -34,6 +34,16 @@ impl Params {
         Ok((parts, Self(pairs)))
     }
 
+    /// The parameters of a URL alone.
+    ///
+    /// # Errors
+    /// For malformed escapes, in Go's words.
+    pub fn of_url(uri: &http::Uri) -> Result<Self, Error> {
+        let mut pairs = Vec::new();
+        parse(uri.query().unwrap_or("").as_bytes(), &mut pairs)?;
+        Ok(Self(pairs))
+    }
+
     /// The first value of `name`; empty when there is none, which counts as none.
     pub fn first(&self, name: &str) -> &str {
         self.all(name).next().unwrap_or("")

@@ -10,6 +10,11 @@ use crate::frontend::{InstantQuery, MetadataRequest, RangeQuery, Series};
 use crate::ingester::{StreamInfo, StreamsRequest};
 use crate::querier::{BlockRef, BlockStreamsRequest, LogTask, MetricTask};
 
+/// The tenant of a query, or the tenants.
+fn tenants(id: &str) -> Result<TenantId> {
+    TenantId::of_query(id).map_err(|e| e.context("malformed request"))
+}
+
 pub(super) fn tenant(id: &str) -> Result<TenantId> {
     TenantId::new(id)
 }
@@ -198,7 +203,7 @@ pub(super) fn metadata_to(request: MetadataRequest) -> proto::MetadataRequest {
 
 pub(super) fn metadata_from(request: proto::MetadataRequest) -> Result<MetadataRequest> {
     let proto::MetadataRequest { tenant: id, range, selectors } = request;
-    Ok(MetadataRequest { tenant: tenant(&id)?, range: range_from(range)?, selectors })
+    Ok(MetadataRequest { tenant: tenants(&id)?, range: range_from(range)?, selectors })
 }
 
 pub(super) fn range_query_to(query: RangeQuery) -> proto::RangeQueryRequest {
@@ -218,7 +223,7 @@ pub(super) fn range_query_to(query: RangeQuery) -> proto::RangeQueryRequest {
 
 pub(super) fn range_query_from(query: proto::RangeQueryRequest) -> Result<RangeQuery> {
     Ok(RangeQuery {
-        tenant: tenant(&query.tenant)?,
+        tenant: tenants(&query.tenant)?,
         direction: direction_from(query.direction()),
         query: query.query,
         start: query.start,
@@ -244,7 +249,7 @@ pub(super) fn instant_query_to(query: InstantQuery) -> proto::InstantQueryReques
 
 pub(super) fn instant_query_from(query: proto::InstantQueryRequest) -> Result<InstantQuery> {
     Ok(InstantQuery {
-        tenant: tenant(&query.tenant)?,
+        tenant: tenants(&query.tenant)?,
         direction: direction_from(query.direction()),
         query: query.query,
         time: query.time,

@@ -167,6 +167,21 @@ impl Server {
         (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
     }
 
+    /// Status, body and the header `Retry-After` of a request for `tenant`; a POST if there is a body.
+    pub(crate) fn ask(&self, tenant: &str, path: &str, body: Option<&str>) -> (u16, String, Option<String>) {
+        let url = format!("http://{}{path}", self.address);
+        let answer = match body {
+            None => Self::agent().get(url).header("X-Scope-OrgID", tenant).call(),
+            Some(body) => {
+                let request = Self::agent().post(url).header("X-Scope-OrgID", tenant);
+                request.content_type("application/json").send(body)
+            }
+        };
+        let mut answer = answer.unwrap();
+        let retry_after = answer.headers().get("retry-after").map(|v| v.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap(), retry_after)
+    }
+
     /// Pushes entries of the stream `{app="test"}`; each is acknowledged or the test fails.
     pub(crate) fn push(&self, entries: &[(i64, &str)]) {
         let values: Vec<_> =
