@@ -6,6 +6,7 @@ pub(crate) mod json;
 pub(crate) mod legacy;
 mod limits;
 pub mod params;
+pub(crate) mod patterns;
 pub mod request;
 mod stats;
 pub(crate) mod streams;

@@ -83,7 +83,7 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
         };
         routes = with_tails(routes, &tail);
         let state = QueryState { config: config.clone(), clock, frontend };
-        routes = with_exploring(with_queries(routes, &state), &state);
+        routes = with_exploring(with_patterns(with_queries(routes, &state), &state), &state);
     }
     if let Some(ingester) = ingester {
         routes = with_flush(routes, FlushState { config: config.clone(), ingester });
@@ -188,6 +188,11 @@ fn with_queries(routes: Routes, state: &QueryState) -> Routes {
             get(query::legacy_label_values).post(query::legacy_label_values).with_state(s()),
         )
         .add("/api/prom/series", "api_prom_series", get(query::series).post(query::series).with_state(s()))
+}
+
+fn with_patterns(routes: Routes, state: &QueryState) -> Routes {
+    let methods = get(query::patterns::patterns).post(query::patterns::patterns);
+    routes.add("/loki/api/v1/patterns", "loki_api_v1_patterns", methods.with_state(state.clone()))
 }
 
 fn with_tails(routes: Routes, state: &TailState) -> Routes {

@@ -11,6 +11,7 @@ mod log_query;
 mod metadata;
 mod metric_query;
 mod metrics;
+mod patterns;
 mod remembered;
 mod tail;
 mod tenants;
@@ -30,6 +31,7 @@ use skald_rpc::frontend::{
     QueryResponse, RangeQuery, VolumeQuery,
 };
 use skald_rpc::ingester::StreamInfo;
+use skald_rpc::patterns::{PatternSeries, PatternsQuery};
 use skald_rpc::tail::{TailQuery, TailStream};
 use skald_runtime::Clock;
 use skald_storage::table::{Catalog, Snapshot};
@@ -188,6 +190,10 @@ impl skald_rpc::QueryFrontend for Frontend {
             return tenants::series(self, &request).await;
         }
         metadata::series(self, request).await
+    }
+
+    async fn patterns(&self, query: PatternsQuery) -> Result<Vec<PatternSeries>> {
+        patterns::run(self, query).await
     }
 
     async fn tail(&self, query: TailQuery) -> Result<TailStream> {

@@ -14,6 +14,7 @@ use skald_model::{
 };
 use skald_rpc::frontend::{DetectedLabel, IndexStats, MetadataRequest, QueryData, RangeQuery, VolumeQuery};
 use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use skald_rpc::patterns::{PatternSeries, PatternsRequest};
 use skald_rpc::querier::{
     BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
 };
@@ -100,6 +101,12 @@ impl Ingester for Memory {
     }
     async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
         Ok(info(&self.items))
+    }
+    async fn pattern_streams(&self, _: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
+        Err(Error::internal("not asked for"))
+    }
+    async fn patterns(&self, _: PatternsRequest) -> Result<Vec<PatternSeries>> {
+        Err(Error::internal("not asked for"))
     }
     async fn tail(&self, _: TailTask) -> Result<TailStream> {
         Err(Error::internal("not asked for"))

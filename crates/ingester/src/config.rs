@@ -62,6 +62,9 @@ pub struct Config {
     /// room for is lost to it, and it is told so. More spares slow readers more.
     #[serde(with = "skald_runtime::units::bytes")]
     pub tail_buffer_bytes: u64,
+    /// Pattern mining, which has a section of its own, as in Loki.
+    #[serde(skip)]
+    pub patterns: crate::patterns::Config,
 }
 
 impl Default for Config {
@@ -85,6 +88,7 @@ impl Default for Config {
             max_returned_stream_errors: 10,
             concurrent_queries: 4,
             tail_buffer_bytes: 4 << 20,
+            patterns: crate::patterns::Config::default(),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::log::Log;
 use crate::memory::{Memory, Reservation};
 use crate::metrics::Metrics;
+use crate::patterns::Patterns;
 use crate::segment::{HeldBatch, Segment, memory_cost};
 use crate::table::{Standing, Table};
 use crate::tail::Tails;
@@ -32,6 +33,7 @@ pub(crate) struct Core {
     pub(crate) table: Arc<dyn Table>,
     pub(crate) closing: AtomicBool,
     pub(crate) tails: Arc<Tails>,
+    pub(crate) patterns: Option<Arc<Patterns>>,
     tenants: RwLock<FxHashMap<TenantId, Arc<Tenant>>>,
     /// Bytes of segments that are sealed and not released.
     sealed_bytes: AtomicUsize,
@@ -56,8 +58,10 @@ pub(crate) struct Appended {
     pub(crate) ack: Option<Ack>,
     /// Why some entries were refused.
     pub(crate) refusal: Option<Error>,
-    /// What was stored, if somebody follows the tenant.
-    pub(crate) followed: Option<Arc<HeldBatch>>,
+    /// What was stored, if anybody wants to know.
+    pub(crate) held: Option<Arc<HeldBatch>>,
+    /// Whether live tails do.
+    pub(crate) followed: bool,
 }
 
 impl Core {
@@ -68,6 +72,7 @@ impl Core {
         metrics: Metrics,
         log: Log,
         table: Arc<dyn Table>,
+        patterns: Option<Arc<Patterns>>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Tenant>>) {
         // Each tenant is in the queue at most once, which is the bound.
         let (flushes, queue) = mpsc::unbounded_channel();
@@ -82,6 +87,7 @@ impl Core {
             table,
             closing: AtomicBool::new(false),
             tails: Arc::default(),
+            patterns,
             tenants: RwLock::default(),
             sealed_bytes: AtomicUsize::new(0),
             relieving: Mutex::new(()),
@@ -161,9 +167,10 @@ impl Core {
         }
         let (lsn, ack) = self.log.append(id, record)?;
         let held = Arc::new(HeldBatch::new(batch, lsn, epoch, reservation));
-        let followed = self.tails.follow(id).then(|| held.clone());
+        let followed = self.tails.follow(id);
+        let wanted = (followed || self.patterns.is_some()).then(|| held.clone());
         self.insert(state, held, rules.now);
-        Ok(Appended { ack, refusal, followed })
+        Ok(Appended { ack, refusal, held: wanted, followed })
     }
 
     fn insert(&self, state: &mut State, held: Arc<HeldBatch>, now: Timestamp) {
@@ -183,7 +190,11 @@ impl Core {
         let (tenant, ()) = self.with_tenant(id, |state| {
             let new_streams = state.learn(&batch, now);
             self.count_new_streams(id, state, new_streams);
-            self.insert(state, Arc::new(HeldBatch::new(batch, lsn, epoch, reservation)), now);
+            let held = Arc::new(HeldBatch::new(batch, lsn, epoch, reservation));
+            if let Some(patterns) = &self.patterns {
+                patterns.offer_replayed(id, &held);
+            }
+            self.insert(state, held, now);
         });
         self.schedule(&tenant);
     }

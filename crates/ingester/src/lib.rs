@@ -20,6 +20,7 @@ mod instance;
 mod log;
 pub mod memory;
 pub mod metrics;
+pub mod patterns;
 mod query;
 mod replay;
 #[cfg(test)]

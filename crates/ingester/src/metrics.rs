@@ -45,8 +45,21 @@ pub struct Metrics {
     pub tails: IntGauge,
     /// Entries that live tails lost because their readers were slow.
     pub tail_dropped_entries: IntCounter,
+    /// Those of patterns.
+    pub patterns: PatternMetrics,
     /// The log's own.
     pub wal: WalMetrics,
+}
+
+/// Instruments of pattern mining.
+#[derive(Clone, Debug)]
+pub struct PatternMetrics {
+    /// Lines, by what became of them.
+    pub lines: IntCounterVec,
+    /// Batches that were not looked at because too many waited.
+    pub skipped_batches: IntCounter,
+    /// Bytes of memory for patterns and counts.
+    pub bytes: IntGauge,
 }
 
 /// Instruments of the write-ahead log.
@@ -123,6 +136,18 @@ impl Metrics {
                 "skald_ingester_tail_dropped_entries_total",
                 "Entries that live tails lost because their readers were slow",
             )?,
+            patterns: PatternMetrics {
+                lines: r.counters(
+                    "skald_pattern_ingester_lines_total",
+                    "Lines, by what became of them: mined, sampled_out (another line stood for them), refused (no memory)",
+                    &["outcome"],
+                )?,
+                skipped_batches: r.counter(
+                    "skald_pattern_ingester_skipped_batches_total",
+                    "Batches that were not looked at because too many waited; the next one stood for them",
+                )?,
+                bytes: r.gauge("skald_pattern_ingester_bytes", "Bytes of memory for patterns and their counts")?,
+            },
             wal: WalMetrics::new(&r)?,
         })
     }

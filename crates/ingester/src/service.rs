@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
-use skald_model::{Error, GroupVolume, Result, TenantId, TenantLimits};
+use skald_model::{Error, GroupVolume, Result, StreamId, TenantId, TenantLimits};
 use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use skald_rpc::patterns::{PatternSeries, PatternsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailStream, TailTask, buffer};
 use skald_runtime::{Clock, Tasks};
@@ -17,6 +18,7 @@ use crate::core::{Admitted, Core};
 use crate::instance::Instance;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::patterns::Patterns;
 use crate::table::Table;
 use crate::wal::{self, Wal};
 use crate::{flush, housekeeping, query, replay, tail};
@@ -68,8 +70,15 @@ impl Ingester {
         let metrics = Metrics::new(registry)?;
         let (instance, log, replay) = open_log(&config, &metrics)?;
         let table = open_table(&instance);
-        let (core, flushes) = Core::new(config, clock, limits, metrics, log, table);
+        let dir = config.wal.enabled.then_some(config.wal.dir.as_path());
+        let (patterns, mining) =
+            config.patterns.enabled.then(|| Patterns::open(&config.patterns, dir, &metrics.patterns)).unzip();
+        let (core, flushes) = Core::new(config, clock, limits, metrics, log, table, patterns);
         let tasks = Tasks::new();
+        if let (Some(patterns), Some(queue)) = (core.patterns.clone(), mining) {
+            let clock = core.clock.clone();
+            tasks.spawn("ingester-patterns", move |token| patterns.run(queue, clock, token));
+        }
         let queue = Arc::new(tokio::sync::Mutex::new(flushes));
         for n in 0..core.config.concurrent_flushes.max(1) {
             let (core, queue) = (core.clone(), queue.clone());
@@ -176,8 +185,13 @@ impl skald_rpc::Ingester for Ingester {
         if let Some(ack) = appended.ack {
             ack.wait().await?;
         }
-        if let Some(held) = appended.followed {
-            self.core.tails.publish(&tenant, &held);
+        if let Some(held) = appended.held {
+            if appended.followed {
+                self.core.tails.publish(&tenant, &held);
+            }
+            if let Some(patterns) = &self.core.patterns {
+                patterns.offer(&tenant, &held);
+            }
         }
         appended.refusal.map_or(Ok(()), Err)
     }
@@ -214,6 +228,24 @@ impl skald_rpc::Ingester for Ingester {
             query::streams(&segments, &selectors, request.range, cancelled)
         };
         Ok(self.pool.run(find).await?.0)
+    }
+
+    async fn pattern_streams(&self, request: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
+        let Some(patterns) = self.core.patterns.clone() else { return Ok(Vec::new()) };
+        let selector = query::parse_selector(&request.selector)?;
+        let work =
+            move |_: &query::Cancelled| Ok(patterns.streams(&request.tenant, &selector, request.range));
+        Ok(self.pool.run(work).await?.0)
+    }
+
+    async fn patterns(&self, request: PatternsRequest) -> Result<Vec<PatternSeries>> {
+        let Some(patterns) = self.core.patterns.clone() else { return Ok(Vec::new()) };
+        let selector = query::parse_selector(&request.selector)?;
+        let work = move |_: &query::Cancelled| {
+            let PatternsRequest { tenant, range, step, exclude, .. } = &request;
+            Ok(patterns.patterns(tenant, &selector, *range, *step, exclude))
+        };
+        Ok(self.pool.run(work).await?.0)
     }
 
     async fn tail(&self, task: TailTask) -> Result<TailStream> {

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use skald_model::{Direction, Labels, LogEntry, QueryStats, Result, TenantId, TimeRange, Timestamp};
 
 use crate::ingester::StreamInfo;
+use crate::patterns::{PatternSeries, PatternsQuery};
 use crate::tail::{TailQuery, TailStream};
 
 /// A query over a range of time.
@@ -191,6 +192,9 @@ pub trait QueryFrontend: Send + Sync + 'static {
 
     /// Streams with what is known of them, sorted by labels.
     async fn series(&self, request: MetadataRequest) -> Result<Vec<StreamInfo>>;
+
+    /// Patterns of lines, the most frequent first.
+    async fn patterns(&self, query: PatternsQuery) -> Result<Vec<PatternSeries>>;
 
     /// Follows a log query: first the newest entries there are, then every entry as it is acknowledged, each once.
     async fn tail(&self, query: TailQuery) -> Result<TailStream>;

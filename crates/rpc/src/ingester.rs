@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use skald_model::{Batch, GroupVolume, Labels, Result, StreamId, TenantId, TimeRange, Timestamp, VolumeSpec};
 
+use crate::patterns::{PatternSeries, PatternsRequest};
 use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use crate::tail::{TailStream, TailTask};
 
@@ -110,6 +111,12 @@ pub trait Ingester: Send + Sync + 'static {
     /// How much there is of streams that the table does not hold at the given version, counted entry by entry; errors as
     /// for [`Ingester::query_logs`], and `Kind::InvalidArgument` for an answer that is too large.
     async fn volumes(&self, request: VolumesRequest) -> Result<Vec<GroupVolume>>;
+
+    /// How often the lines of each stream that passes were counted in patterns.
+    async fn pattern_streams(&self, request: PatternsRequest) -> Result<Vec<(StreamId, u64)>>;
+
+    /// The patterns of the streams that pass, the most frequent first.
+    async fn patterns(&self, request: PatternsRequest) -> Result<Vec<PatternSeries>>;
 
     /// Writes what is in memory now (of one tenant or of all) to the table and returns when it is committed.
     async fn flush(&self, tenant: Option<TenantId>) -> Result<()>;

@@ -71,6 +71,44 @@ fn a_repeated_push_counts_once_in_lines_and_in_numbers() {
 }
 
 #[test]
+fn patterns_are_found_while_entries_come_in_and_outlive_flush_and_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = now();
+    let patterns = |server: &Server| {
+        let path = "/loki/api/v1/patterns?query=%7Bservice_name%3D%22test%22%7D&step=1h";
+        let (status, body) = server.get(path);
+        assert_eq!(status, 200, "{body}");
+        let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let count = |p: &serde_json::Value| -> u64 {
+            p["samples"].as_array().unwrap().iter().map(|s| s[1].as_u64().unwrap()).sum()
+        };
+        let all = answer["data"].as_array().unwrap().iter();
+        all.map(|p| (p["pattern"].as_str().unwrap().to_owned(), count(p))).collect::<Vec<_>>()
+    };
+    let expected = [("request <_> took <_>".to_owned(), 2), ("started".to_owned(), 1)];
+    let server = Server::start(dir.path(), &[]);
+    server.push(&[
+        (start, "request 17 took 5ms"),
+        (start + 1, "request 18 took 7ms"),
+        (start + 2, "started"),
+    ]);
+    let end = std::time::Instant::now() + support::DEADLINE;
+    while patterns(&server) != expected {
+        assert!(std::time::Instant::now() < end, "{:?}", patterns(&server));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(server.post("/flush", "text/plain", "").0, 204);
+    assert_eq!(patterns(&server), expected);
+    let (status, log) = server.terminate();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(patterns(&server), expected);
+    assert_eq!(server.get("/loki/api/v1/patterns?query=%7B").0, 400);
+    let metric = "/loki/api/v1/patterns?query=rate(%7Ba%3D%22b%22%7D%5B1m%5D)";
+    assert_eq!(server.get(metric).1, "{\"status\":\"success\",\"data\":[]}\n");
+}
+
+#[test]
 fn a_block_can_be_inspected() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);

@@ -276,3 +276,33 @@ async fn metadata_answers_have_lokis_shapes() {
     );
     assert_eq!(ask("detected_field/a/values").await, r#"{"limit":1000,"values":["a","b"]}"#);
 }
+
+#[tokio::test]
+async fn patterns_are_asked_for_and_answered_with_numbers() {
+    const P: &str = "/loki/api/v1/patterns?query=%7Ba%3D%22b%22%7D";
+    check(
+        P,
+        "patterns tenant=fake query={a=\"b\"} start=1768453200000000000 end=1768456800000000000 step=14000000000",
+    )
+    .await;
+    check(
+        &format!("{P}&start=1&end=2&step=10m"),
+        "patterns tenant=fake query={a=\"b\"} start=1000000000 end=2000000000 step=600000000000",
+    )
+    .await;
+    check(
+        &format!("{P}&start=zz"),
+        "400 could not parse 'start' parameter: strconv.ParseInt: parsing \"zz\": invalid syntax",
+    )
+    .await;
+    let services = Arc::new(Services::default());
+    let form = Request::post("/loki/api/v1/patterns")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(Body::from("query=x"))
+        .unwrap();
+    let answer = send(&surface(&services), form).await;
+    assert_eq!(
+        answer.text(),
+        r#"{"status":"success","data":[{"pattern":"took \u003c_\u003e","level":"info","samples":[[10,1],[20,3]]}]}"#
+    );
+}

@@ -10,12 +10,13 @@ use http_body_util::BodyExt as _;
 use prometheus::Registry;
 use skald_api::status::ConfigView;
 use skald_api::{ApiDeps, Config, Node, router};
-use skald_model::{Error, GroupVolume, Kind, Limits, Push, QueryStats, Result, TenantId};
+use skald_model::{Error, GroupVolume, Kind, Limits, Push, QueryStats, Result, StreamId, TenantId};
 use skald_rpc::frontend::{
     DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest, QueryData,
     QueryResponse, RangeQuery, VolumeQuery,
 };
 use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use skald_rpc::patterns::{PatternSeries, PatternsQuery, PatternsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailQuery, TailStream, TailTask};
 use skald_rpc::{Distributor, Ingester, QueryFrontend};
@@ -107,6 +108,19 @@ impl QueryFrontend for Services {
         self.ask(metadata("series", &r), self.series.lock().unwrap().clone())
     }
 
+    async fn patterns(&self, q: PatternsQuery) -> Result<Vec<PatternSeries>> {
+        let question = format!(
+            "patterns tenant={} query={} start={} end={} step={}",
+            q.tenant, q.query, q.start, q.end, q.step
+        );
+        let series = PatternSeries {
+            pattern: "took <_>".to_owned(),
+            level: "info".to_owned(),
+            samples: vec![(10, 1), (20, 3)],
+        };
+        self.ask(question, vec![series])
+    }
+
     async fn tail(&self, _: TailQuery) -> Result<TailStream> {
         Err(unused())
     }
@@ -157,6 +171,12 @@ impl Ingester for Services {
         Err(unused())
     }
     async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
+        Err(unused())
+    }
+    async fn pattern_streams(&self, _: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
+        Err(unused())
+    }
+    async fn patterns(&self, _: PatternsRequest) -> Result<Vec<PatternSeries>> {
         Err(unused())
     }
     async fn tail(&self, _: TailTask) -> Result<TailStream> {

@@ -7,6 +7,7 @@ use skald_model::ring::{RingMember, tokens_of};
 use skald_model::{GroupVolume, Labels, StreamId};
 use skald_rpc::Ingester;
 use skald_rpc::ingester::{StreamInfo, StreamsRequest, VolumesRequest};
+use skald_rpc::patterns::{PatternSeries, PatternsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailStream, TailTask};
 
@@ -39,6 +40,12 @@ impl Ingester for Fake {
     }
     async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
         Ok(vec![])
+    }
+    async fn pattern_streams(&self, _: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
+        Err(Error::internal("not asked for"))
+    }
+    async fn patterns(&self, _: PatternsRequest) -> Result<Vec<PatternSeries>> {
+        Err(Error::internal("not asked for"))
     }
     async fn tail(&self, _: TailTask) -> Result<TailStream> {
         Err(Error::internal("not asked for"))

@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use skald_cluster::topology::Member;
 use skald_cluster::{Topology, View};
 use skald_model::ring::RingMember;
-use skald_model::{Error, Labels, Result, TenantId};
+use skald_model::{Error, Labels, Result, StreamId, TenantId};
 use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
+use skald_rpc::patterns::{PatternSeries, PatternsRequest};
 use skald_rpc::querier::{BlockStreamsRequest, LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{Dropped, TailQuery, TailStream, TailTask, TailWriter, buffer};
 use skald_rpc::{Ingester, Querier, QueryFrontend as _};
@@ -60,6 +61,12 @@ impl Ingester for Fake {
     }
     async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
         Ok(vec![])
+    }
+    async fn pattern_streams(&self, _: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
+        Err(Error::internal("not asked for"))
+    }
+    async fn patterns(&self, _: PatternsRequest) -> Result<Vec<PatternSeries>> {
+        Err(Error::internal("not asked for"))
     }
     async fn tail(&self, _: TailTask) -> Result<TailStream> {
         if let Some(refusal) = self.refusal.lock().clone() {

@@ -71,9 +71,10 @@ pub(crate) fn parse_metric(text: &str) -> Result<MetricQuery> {
 
 /// Selectors of which one has to pass; none passes all.
 pub(crate) fn parse_selectors(texts: &[String]) -> Result<Vec<Selector>> {
-    texts
-        .iter()
-        .map(|text| skald_logql::parse_selector(text, ParseOptions::default(), true))
-        .map(|parsed| parsed.map_err(Error::from))
-        .collect()
+    texts.iter().map(|text| parse_selector(text)).collect()
+}
+
+/// A selector, also one that every stream passes.
+pub(crate) fn parse_selector(text: &str) -> Result<Selector> {
+    skald_logql::parse_selector(text, ParseOptions::default(), true).map_err(Error::from)
 }

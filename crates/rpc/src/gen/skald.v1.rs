@@ -217,6 +217,23 @@ pub struct DroppedEntry {
     #[prost(bytes = "bytes", tag = "2")]
     pub labels: ::prost::bytes::Bytes,
 }
+/// A pattern's samples: times in seconds, and lines at each.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PatternSeries {
+    #[prost(string, tag = "1")]
+    pub pattern: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub level: ::prost::alloc::string::String,
+    #[prost(int64, repeated, tag = "3")]
+    pub seconds: ::prost::alloc::vec::Vec<i64>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub counts: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PatternChunk {
+    #[prost(message, repeated, tag = "1")]
+    pub series: ::prost::alloc::vec::Vec<PatternSeries>,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Direction {
@@ -585,6 +602,26 @@ pub struct IngesterStreamsRequest {
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PatternsRequest {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub selector: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub range: ::core::option::Option<TimeRange>,
+    #[prost(int64, tag = "4")]
+    pub step: i64,
+    #[prost(fixed64, repeated, tag = "5")]
+    pub exclude: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PatternStreams {
+    #[prost(fixed64, repeated, tag = "1")]
+    pub streams: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "2")]
+    pub counts: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TailTask {
     #[prost(string, tag = "1")]
     pub tenant: ::prost::alloc::string::String,
@@ -824,6 +861,55 @@ pub mod ingester_client {
             req.extensions_mut().insert(GrpcMethod::new("skald.v1.Ingester", "Volumes"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// How often the lines of each stream were counted in patterns.
+        pub async fn count_pattern_streams(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PatternsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PatternStreams>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.Ingester/CountPatternStreams",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.Ingester", "CountPatternStreams"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn patterns(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PatternsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PatternChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.Ingester/Patterns",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.Ingester", "Patterns"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Writes what is in memory to the table and answers when it is committed.
         pub async fn flush(
             &mut self,
@@ -920,6 +1006,30 @@ pub mod ingester_server {
             &self,
             request: tonic::Request<super::IngesterVolumesRequest>,
         ) -> std::result::Result<tonic::Response<Self::VolumesStream>, tonic::Status>;
+        /// Server streaming response type for the CountPatternStreams method.
+        type CountPatternStreamsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PatternStreams, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// How often the lines of each stream were counted in patterns.
+        async fn count_pattern_streams(
+            &self,
+            request: tonic::Request<super::PatternsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::CountPatternStreamsStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Patterns method.
+        type PatternsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PatternChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn patterns(
+            &self,
+            request: tonic::Request<super::PatternsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::PatternsStream>, tonic::Status>;
         /// Writes what is in memory to the table and answers when it is committed.
         async fn flush(
             &self,
@@ -1264,6 +1374,99 @@ pub mod ingester_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VolumesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.Ingester/CountPatternStreams" => {
+                    #[allow(non_camel_case_types)]
+                    struct CountPatternStreamsSvc<T: Ingester>(pub Arc<T>);
+                    impl<
+                        T: Ingester,
+                    > tonic::server::ServerStreamingService<super::PatternsRequest>
+                    for CountPatternStreamsSvc<T> {
+                        type Response = super::PatternStreams;
+                        type ResponseStream = T::CountPatternStreamsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PatternsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingester>::count_pattern_streams(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CountPatternStreamsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.Ingester/Patterns" => {
+                    #[allow(non_camel_case_types)]
+                    struct PatternsSvc<T: Ingester>(pub Arc<T>);
+                    impl<
+                        T: Ingester,
+                    > tonic::server::ServerStreamingService<super::PatternsRequest>
+                    for PatternsSvc<T> {
+                        type Response = super::PatternChunk;
+                        type ResponseStream = T::PatternsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PatternsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingester>::patterns(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PatternsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1955,6 +2158,19 @@ pub struct MetadataRequest {
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PatternsQuery {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub query: ::prost::alloc::string::String,
+    #[prost(sfixed64, tag = "3")]
+    pub start: i64,
+    #[prost(sfixed64, tag = "4")]
+    pub end: i64,
+    #[prost(int64, tag = "5")]
+    pub step: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TailRequest {
     #[prost(string, tag = "1")]
     pub tenant: ::prost::alloc::string::String,
@@ -2315,6 +2531,30 @@ pub mod query_frontend_client {
                 .insert(GrpcMethod::new("skald.v1.QueryFrontend", "Series"));
             self.inner.server_streaming(req, path, codec).await
         }
+        pub async fn patterns(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PatternsQuery>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PatternChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.QueryFrontend/Patterns",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.QueryFrontend", "Patterns"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Follows a log query until the caller goes.
         pub async fn tail(
             &mut self,
@@ -2530,6 +2770,16 @@ pub mod query_frontend_server {
             &self,
             request: tonic::Request<super::MetadataRequest>,
         ) -> std::result::Result<tonic::Response<Self::SeriesStream>, tonic::Status>;
+        /// Server streaming response type for the Patterns method.
+        type PatternsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PatternChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn patterns(
+            &self,
+            request: tonic::Request<super::PatternsQuery>,
+        ) -> std::result::Result<tonic::Response<Self::PatternsStream>, tonic::Status>;
         /// Server streaming response type for the Tail method.
         type TailStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::TailChunk, tonic::Status>,
@@ -2889,6 +3139,52 @@ pub mod query_frontend_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SeriesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.QueryFrontend/Patterns" => {
+                    #[allow(non_camel_case_types)]
+                    struct PatternsSvc<T: QueryFrontend>(pub Arc<T>);
+                    impl<
+                        T: QueryFrontend,
+                    > tonic::server::ServerStreamingService<super::PatternsQuery>
+                    for PatternsSvc<T> {
+                        type Response = super::PatternChunk;
+                        type ResponseStream = T::PatternsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PatternsQuery>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QueryFrontend>::patterns(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PatternsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

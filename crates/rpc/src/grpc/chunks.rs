@@ -49,7 +49,7 @@ fn until_last<T>(mut next: impl FnMut() -> (T, bool)) -> impl Iterator<Item = T>
 }
 
 /// Cuts a list so that each piece weighs about [`CHUNK_BYTES`]; an empty list is no piece.
-fn pieces<T: Send + 'static>(
+pub(super) fn pieces<T: Send + 'static>(
     items: Vec<T>,
     weight: impl Fn(&T) -> usize + Send + 'static,
 ) -> impl Iterator<Item = Vec<T>> + Send {

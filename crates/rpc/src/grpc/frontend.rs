@@ -12,13 +12,14 @@ use super::chunks::{self, Chunks};
 use super::error::to_status;
 use super::proto::query_frontend_client::QueryFrontendClient as Generated;
 use super::proto::query_frontend_server::{self, QueryFrontendServer};
-use super::{Connection, convert, proto, request, tail, volumes};
+use super::{Connection, convert, patterns, proto, request, tail, volumes};
 use crate::QueryFrontend;
 use crate::frontend::{
     DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest,
     QueryResponse, RangeQuery, VolumeQuery,
 };
 use crate::ingester::StreamInfo;
+use crate::patterns::{PatternSeries, PatternsQuery};
 use crate::tail::{TailQuery, TailStream};
 
 /// A query frontend in another process.
@@ -82,6 +83,14 @@ impl QueryFrontend for QueryFrontendClient {
         let message = request(convert::metadata_to(metadata), deadline);
         let answer = async { chunks::receive_streams(client.series(message).await?.into_inner()).await };
         self.connection.call("series", deadline, answer).await
+    }
+
+    async fn patterns(&self, query: PatternsQuery) -> Result<Vec<PatternSeries>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(patterns::query_to(query), deadline);
+        let answer = async { patterns::receive_patterns(client.patterns(message).await?.into_inner()).await };
+        self.connection.call("patterns", deadline, answer).await
     }
 
     async fn tail(&self, query: TailQuery) -> Result<TailStream> {
@@ -151,6 +160,7 @@ impl query_frontend_server::QueryFrontend for Adapter {
     type LabelNamesStream = Chunks<proto::TextChunk>;
     type LabelValuesStream = Chunks<proto::TextChunk>;
     type SeriesStream = Chunks<proto::StreamChunk>;
+    type PatternsStream = Chunks<proto::PatternChunk>;
     type TailStream = tail::Chunks;
     type VolumeStream = Chunks<proto::QueryChunk>;
     type DetectedLabelsStream = Chunks<proto::DetectedLabelChunk>;
@@ -190,6 +200,11 @@ impl query_frontend_server::QueryFrontend for Adapter {
     async fn series(&self, request: Request<proto::MetadataRequest>) -> Answer<Self::SeriesStream> {
         let metadata = convert::metadata_from(request.into_inner()).map_err(to_status)?;
         chunks::send(self.0.series(metadata).await, chunks::cut_streams)
+    }
+
+    async fn patterns(&self, request: Request<proto::PatternsQuery>) -> Answer<Self::PatternsStream> {
+        let query = patterns::query_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.patterns(query).await, patterns::cut)
     }
 
     async fn tail(&self, request: Request<proto::TailRequest>) -> Answer<Self::TailStream> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{Error, GroupVolume, Result, TenantId};
+use skald_model::{Error, GroupVolume, Result, StreamId, TenantId};
 use skald_runtime::grpc::MessageLimits;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -12,9 +12,10 @@ use super::chunks::{self, Chunks};
 use super::error::to_status;
 use super::proto::ingester_client::IngesterClient as Generated;
 use super::proto::ingester_server::{self, IngesterServer};
-use super::{Connection, EncodedBatch, convert, proto, request, tail, volumes};
+use super::{Connection, EncodedBatch, convert, patterns, proto, request, tail, volumes};
 use crate::Ingester;
 use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use crate::patterns::{PatternSeries, PatternsRequest};
 use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use crate::tail::{TailStream, TailTask};
 
@@ -74,6 +75,24 @@ impl Ingester for IngesterClient {
         self.connection.call("streams of an ingester", deadline, answer).await
     }
 
+    async fn pattern_streams(&self, asked: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(patterns::request_to(asked), deadline);
+        let answer = async {
+            patterns::receive_streams(client.count_pattern_streams(message).await?.into_inner()).await
+        };
+        self.connection.call("streams with patterns", deadline, answer).await
+    }
+
+    async fn patterns(&self, asked: PatternsRequest) -> Result<Vec<PatternSeries>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(patterns::request_to(asked), deadline);
+        let answer = async { patterns::receive_patterns(client.patterns(message).await?.into_inner()).await };
+        self.connection.call("patterns of an ingester", deadline, answer).await
+    }
+
     async fn tail(&self, task: TailTask) -> Result<TailStream> {
         let mut client = self.client.clone();
         let message = tail::request(tail::task_to(task));
@@ -113,6 +132,8 @@ impl ingester_server::Ingester for Adapter {
     type QueryLogsStream = Chunks<proto::LogChunk>;
     type QueryMetricStream = Chunks<proto::MetricChunk>;
     type StreamsStream = Chunks<proto::StreamChunk>;
+    type CountPatternStreamsStream = Chunks<proto::PatternStreams>;
+    type PatternsStream = Chunks<proto::PatternChunk>;
     type TailStream = tail::Chunks;
     type VolumesStream = Chunks<proto::VolumeChunk>;
 
@@ -142,6 +163,19 @@ impl ingester_server::Ingester for Adapter {
     async fn streams(&self, request: Request<proto::IngesterStreamsRequest>) -> Answer<Self::StreamsStream> {
         let streams = convert::ingester_streams_from(request.into_inner()).map_err(to_status)?;
         chunks::send(self.0.streams(streams).await, chunks::cut_streams)
+    }
+
+    async fn count_pattern_streams(
+        &self,
+        request: Request<proto::PatternsRequest>,
+    ) -> Answer<Self::CountPatternStreamsStream> {
+        let asked = patterns::request_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.pattern_streams(asked).await, patterns::cut_streams)
+    }
+
+    async fn patterns(&self, request: Request<proto::PatternsRequest>) -> Answer<Self::PatternsStream> {
+        let asked = patterns::request_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.patterns(asked).await, patterns::cut)
     }
 
     async fn tail(&self, request: Request<proto::TailTask>) -> Answer<Self::TailStream> {

@@ -16,6 +16,7 @@ mod entries;
 mod error;
 mod frontend;
 mod ingester;
+mod patterns;
 mod querier;
 mod tail;
 #[cfg(test)]

@@ -28,6 +28,7 @@ use crate::frontend::{
     QueryResponse, RangeQuery, Series, VolumeQuery,
 };
 use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use crate::patterns::{PatternSeries, PatternsQuery, PatternsRequest};
 use crate::querier::{
     BlockRef, BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
 };
@@ -128,6 +129,12 @@ impl Ingester for Fake {
     async fn streams(&self, request: StreamsRequest) -> Result<Vec<StreamInfo>> {
         self.answer(&request, || self.streams())
     }
+    async fn pattern_streams(&self, request: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
+        self.answer(&request, || (0..200_000).map(|i| (StreamId(i), i * 3)).collect())
+    }
+    async fn patterns(&self, request: PatternsRequest) -> Result<Vec<PatternSeries>> {
+        self.answer(&request, patterns)
+    }
     async fn tail(&self, task: TailTask) -> Result<TailStream> {
         self.answer(&task, tail_stream)
     }
@@ -181,6 +188,9 @@ impl QueryFrontend for Fake {
     async fn series(&self, request: MetadataRequest) -> Result<Vec<StreamInfo>> {
         self.answer(&request, || self.streams())
     }
+    async fn patterns(&self, query: PatternsQuery) -> Result<Vec<PatternSeries>> {
+        self.answer(&query, patterns)
+    }
     async fn tail(&self, query: TailQuery) -> Result<TailStream> {
         self.answer(&query, tail_stream)
     }
@@ -208,6 +218,15 @@ impl QueryFrontend for Fake {
     async fn detected_field_values(&self, query: DetectedFieldsQuery, name: &str) -> Result<Vec<String>> {
         self.answer(&(query, name), || vec!["200".into(), String::new()])
     }
+}
+
+fn patterns() -> Vec<PatternSeries> {
+    let series = |i: i64| PatternSeries {
+        pattern: format!("took <_> of {i}"),
+        level: "info".into(),
+        samples: (0..300).map(|s| (s * 10 - i, i as u64)).collect(),
+    };
+    (0..500).map(series).collect()
 }
 
 /// A tail that loses something, and fails.
@@ -428,6 +447,15 @@ async fn the_ingester_answers_the_same_across_the_wire() {
     same!(fake, client, Ingester, |s| s.query_logs(log_task()));
     same!(fake, client, Ingester, |s| s.query_metric(metric_task()));
     same!(fake, client, Ingester, |s| s.streams(streams.clone()));
+    let request = PatternsRequest {
+        tenant: tenant(),
+        selector: "{a=\"b\"}".into(),
+        range: TimeRange::new(-4, 9),
+        step: 7,
+        exclude: vec![StreamId(u64::MAX)],
+    };
+    same!(fake, client, Ingester, |s| s.pattern_streams(request.clone()));
+    same!(fake, client, Ingester, |s| s.patterns(request.clone()));
     let task = TailTask { tenant: tenant(), query: "{app=\"a\"}".into() };
     same!(fake, client, Ingester, |s| async { all(s.tail(task.clone()).await).await });
     let of = |groups| VolumesRequest { streams: streams.clone(), spec: spec(groups) };
@@ -470,6 +498,8 @@ async fn the_query_frontend_answers_the_same_across_the_wire() {
     same!(fake, client, QueryFrontend, |s| s.label_names(metadata()));
     same!(fake, client, QueryFrontend, |s| s.label_values(metadata(), "app"));
     same!(fake, client, QueryFrontend, |s| s.series(metadata()));
+    let query = PatternsQuery { tenant: tenant(), query: "{a=\"b\"}".into(), start: -3, end: 4, step: 7 };
+    same!(fake, client, QueryFrontend, |s| s.patterns(query.clone()));
     let query = TailQuery {
         tenant: tenant(),
         query: "{app=\"a\"}".into(),

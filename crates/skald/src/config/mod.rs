@@ -43,6 +43,7 @@ pub(crate) struct Config {
     pub(crate) runtime_config: RuntimeConfig,
     pub(crate) distributor: DistributorSection,
     pub(crate) ingester: skald_ingester::Config,
+    pub(crate) pattern_ingester: skald_ingester::patterns::Config,
     pub(crate) querier: QuerierSection,
     pub(crate) frontend: FrontendSection,
     /// How tables are committed to and kept.
@@ -65,6 +66,7 @@ impl Default for Config {
             runtime_config: RuntimeConfig::default(),
             distributor: DistributorSection::default(),
             ingester,
+            pattern_ingester: skald_ingester::patterns::Config::default(),
             querier: QuerierSection::default(),
             frontend: FrontendSection::default(),
             table: skald_storage::table::CatalogConfig::default(),

@@ -61,12 +61,14 @@ impl Roles {
                     inflight_wait: _,
                     stream_cache_bytes,
                 },
-            ingester: ingester_config,
+            ingester: mut ingester_config,
+            pattern_ingester,
             querier: querier_config,
             frontend: FrontendSection { compress_responses: _, metadata_cache_bytes },
             table: table_config,
             tracing: _,
         } = config.clone();
+        ingester_config.patterns = pattern_ingester;
         let targets = Targets::parse(&target)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
