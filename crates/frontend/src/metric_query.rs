@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use skald_cluster::View;
 use skald_logql::ast::{Expr, MetricExpr};
 use skald_logql::metric::{MetricQuery, Partial, QueryLimits, QueryValue, Steps};
@@ -173,12 +173,18 @@ async fn collect(
     let blocks: Vec<_> = snapshot.blocks.iter().filter(wanted).map(|b| block_ref(b)).collect();
     stats.blocks_pruned = (snapshot.blocks.len() - blocks.len()) as u64;
 
-    let task = MetricTask {
-        exclude: copies(frontend, query, &task, steps, limits, &view, &snapshot).await?,
-        ..task
+    // Memory is asked at once, because it keeps for a short time only what a newer version covers. The table seldom has
+    // any of it; then memory is asked again.
+    let ask = |task: &MetricTask| {
+        let asked: Vec<_> = view.ingesters().iter().map(|m| m.service.query_metric(task.clone())).collect();
+        try_join_all(asked)
     };
-    let memory = view.ingesters().iter().map(|m| m.service.query_metric(task.clone()));
-    let mut results = try_join_all(memory).await?;
+    let copies = copies(frontend, query, &task, steps, limits, &view, &snapshot);
+    let (mut results, exclude) = try_join(ask(&task), copies).await?;
+    let task = MetricTask { exclude, ..task };
+    if !task.exclude.is_empty() {
+        results = ask(&task).await?;
+    }
     stats.ingesters = results.len() as u64;
     if !blocks.is_empty() {
         // One task holds all the blocks, because only who sees all of a stream can count each of its entries once.
@@ -236,9 +242,10 @@ async fn copies(
                 blocks: Vec::new(),
                 max_bytes: task.max_bytes,
             };
-            let memory = identities(task.clone(), |t| ask_memory(view, t), &mut compared).await?;
-            let table = identities(task, |t| ask_table(view, snapshot, t), &mut compared).await?;
-            out.extend(memory.intersection(&table));
+            let ask = |t| ask_memory(view, t);
+            let memory = identities(task.clone(), ask, &mut compared, |_| true).await?;
+            let ask = |t| ask_table(view, snapshot, t);
+            out.extend(identities(task, ask, &mut compared, |entry| memory.contains(entry)).await?);
         }
     }
     Ok(Arc::new(out))
@@ -257,11 +264,12 @@ fn overlaps<'a>(memory: &'a [StreamInfo], table: &'a [StreamInfo]) -> Vec<(&'a S
 
 type Identities = HashSet<(StreamId, EntryHash)>;
 
-/// The identities of all entries of a task, read page by page.
+/// The identities of those entries of a task that are to be kept, read page by page.
 async fn identities<F>(
     mut task: LogTask,
     ask: impl Fn(LogTask) -> F,
     compared: &mut usize,
+    keep: impl Fn(&(StreamId, EntryHash)) -> bool,
 ) -> Result<Identities>
 where
     F: Future<Output = Result<Vec<(i64, StreamId, EntryHash)>>>,
@@ -271,9 +279,8 @@ where
         let page = ask(task.clone()).await?;
         let full = page.len() >= task.limit;
         let last = page.last().map(|e| e.0);
-        let before = out.len();
-        out.extend(page.into_iter().map(|(_, stream, hash)| (stream, hash)));
-        *compared += out.len() - before;
+        *compared += page.len();
+        out.extend(page.into_iter().map(|(_, stream, hash)| (stream, hash)).filter(&keep));
         if *compared > COMPARED_MAX {
             return Err(Error::invalid(format!(
                 "memory and table hold more than {COMPARED_MAX} entries of the same streams and times, which would have to \

@@ -55,9 +55,10 @@ async fn run_block(
     block: &BlockRef,
     spent: u64,
 ) -> Result<(Vec<LogEntry>, QueryStats)> {
+    let (_open, queued) = querier.pool.open().await?;
     let block = querier.blocks.open(&task.tenant, block).await?;
     let budget = task.max_bytes.saturating_sub(spent);
-    let mut stats = QueryStats::default();
+    let mut stats = QueryStats { queue_seconds: queued, ..QueryStats::default() };
     let (compiled, opened) = (compiled.clone(), block.clone());
     // The first step begins where the search is made: most blocks of a rare needle end there.
     let begin = move |_: &Cancelled| Search::new(&compiled, opened, &task)?.step(None);

@@ -11,8 +11,8 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use rustc_hash::{FxHashMap, FxHashSet};
 use skald_logql::Expr;
 use skald_logql::metric::{MetricQuery, Partial, RangeLeaf, RangeObserver, Steps};
-use skald_model::{EntryHash, Error, Labels, LabelsRef, QueryStats, Result, Timestamp};
-use skald_rpc::querier::{MetricResult, MetricTask};
+use skald_model::{EntryHash, Error, Labels, LabelsRef, QueryStats, Result, TenantId, Timestamp};
+use skald_rpc::querier::{BlockRef, MetricResult, MetricTask};
 use skald_storage::block::{
     PreparedPredicate, ScanBuffers, ScanPlan, ScanRequest, plan_scan, scan_pages, scan_times,
 };
@@ -33,16 +33,12 @@ pub(crate) async fn run(querier: &Querier, task: MetricTask) -> Result<MetricRes
         Expr::Log(_) => return Err(Error::invalid("a log query came as a metric task")),
     };
     let steps = Steps::range(task.start, task.end, task.step);
-    let mut blocks = Vec::with_capacity(task.blocks.len());
-    for b in &task.blocks {
-        blocks.push(querier.blocks.open(&task.tenant, b).await?);
-    }
     let mut stats = QueryStats::default();
     let mut states = Vec::new();
     for leaf in query.leaves() {
         let job =
             Job { leaf: leaf.clone(), steps, predicate: Arc::new(PreparedPredicate::new(&leaf.predicate)) };
-        let partial = Box::pin(job.run(querier, &blocks, &task, &mut stats)).await?;
+        let partial = Box::pin(job.run(querier, &task, &mut stats)).await?;
         states.push(partial.map_or_else(Vec::new, |p| p.encode()));
     }
     Ok(MetricResult { partials: MetricResult::pack(&states), stats })
@@ -70,11 +66,10 @@ impl Job {
     async fn run(
         &self,
         querier: &Querier,
-        blocks: &[Arc<Block>],
         task: &MetricTask,
         stats: &mut QueryStats,
     ) -> Result<Option<Partial>> {
-        let wanted = self.select(blocks, task.shard)?;
+        let wanted = self.select(querier, task).await?;
         let mut merged: Option<Partial> = None;
         let mut merge = |partial: Partial| match &mut merged {
             Some(m) => m.merge(partial),
@@ -82,15 +77,15 @@ impl Job {
         };
         let mut scans = FuturesOrdered::new();
         let mut shared = Vec::new();
-        for (block, wanted) in blocks.iter().zip(wanted) {
+        for (block, wanted) in task.blocks.iter().zip(wanted) {
             stats.streams += (wanted.own.len() + wanted.shared.len()) as u64;
             if !wanted.own.is_empty() {
-                scans.push_back(self.scan(querier, block.clone(), wanted.own));
+                scans.push_back(self.scan(querier, (&task.tenant, block), wanted.own));
             } else if wanted.shared.is_empty() {
                 stats.blocks_pruned += 1;
             }
             if !wanted.shared.is_empty() {
-                shared.push((block.clone(), wanted.shared));
+                shared.push((block, wanted.shared));
             }
         }
         while let Some(scanned) = scans.next().await {
@@ -102,21 +97,23 @@ impl Job {
             merge(partial);
         }
         if !shared.is_empty() {
-            let (partial, found) = Box::pin(self.join(querier, shared, task.max_bytes)).await?;
+            let (partial, found) = Box::pin(self.join(querier, task, shared)).await?;
             stats.merge(&found);
             merge(partial);
         }
         Ok(merged)
     }
 
-    /// The wanted streams of each block, those apart that blocks share over overlapping times.
-    fn select(&self, blocks: &[Arc<Block>], shard: (u32, u32)) -> Result<Vec<Wanted>> {
+    /// The wanted streams of each block, those apart that blocks share over overlapping times. Blocks are opened one
+    /// by one, and again when they are scanned: they are cached, and must not all be in memory at once.
+    async fn select(&self, querier: &Querier, task: &MetricTask) -> Result<Vec<Wanted>> {
         let range = self.leaf.times(self.steps);
-        let (own, shards) = (u64::from(shard.0), u64::from(shard.1.max(1)));
-        let mut wanted = Vec::with_capacity(blocks.len());
+        let (own, shards) = (u64::from(task.shard.0), u64::from(task.shard.1.max(1)));
+        let mut wanted = Vec::with_capacity(task.blocks.len());
         // By stream: where it lies and between which times.
         let mut places: FxHashMap<u64, Vec<(Timestamp, Timestamp, usize, u32)>> = FxHashMap::default();
-        for (at, block) in blocks.iter().enumerate() {
+        for (at, block) in task.blocks.iter().enumerate() {
+            let block = querier.blocks.open(&task.tenant, block).await?;
             let index = block.meta.streams();
             let damaged = |e| block.damaged(&e);
             let mut w = Wanted::default();
@@ -126,14 +123,14 @@ impl Job {
                     continue;
                 }
                 w.own.push(ordinal);
-                if blocks.len() > 1 {
+                if task.blocks.len() > 1 {
                     let (min, max) = index.times(ordinal).map_err(damaged)?;
                     places.entry(id).or_default().push((min, max, at, ordinal));
                 }
             }
             wanted.push(w);
         }
-        let mut shared: Vec<FxHashSet<u32>> = blocks.iter().map(|_| FxHashSet::default()).collect();
+        let mut shared: Vec<FxHashSet<u32>> = wanted.iter().map(|_| FxHashSet::default()).collect();
         for mut list in places.into_values().filter(|l| l.len() > 1) {
             list.sort_unstable();
             let mut latest: Option<(Timestamp, usize, u32)> = None;
@@ -159,15 +156,18 @@ impl Job {
     async fn scan(
         &self,
         querier: &Querier,
-        block: Arc<Block>,
+        (tenant, block): (&TenantId, &BlockRef),
         streams: Vec<u32>,
     ) -> Result<(Partial, QueryStats)> {
+        let (_open, queued) = querier.pool.open().await?;
+        let block = querier.blocks.open(tenant, block).await?;
         // Where only the number of entries counts, lines are not read.
         let times_only = self.predicate.is_trivial()
             && self.leaf.counts_only()
             && (!self.leaf.needs_metadata() || !block.meta.has_metadata());
         let metadata = self.leaf.needs_metadata();
         let (plan, observer, mut stats) = self.begin(querier, &block, streams, metadata).await?;
+        stats.queue_seconds += queued;
         let mut work = Work::new(block.clone(), plan, observer);
         if times_only {
             let pages = querier.blocks.fetch(&block, &work.plan.time_ranges(&block.meta)).await?;
@@ -197,12 +197,15 @@ impl Job {
     async fn join(
         &self,
         querier: &Querier,
-        blocks: Vec<(Arc<Block>, Vec<u32>)>,
-        max_bytes: u64,
+        task: &MetricTask,
+        blocks: Vec<(&BlockRef, Vec<u32>)>,
     ) -> Result<(Partial, QueryStats)> {
+        let (_open, queued) = querier.pool.open().await?;
         let mut seen: FxHashMap<Labels, FxHashSet<EntryHash>> = FxHashMap::default();
-        let (mut observer, mut stats) = (self.leaf.observer(self.steps)?, QueryStats::default());
+        let mut observer = self.leaf.observer(self.steps)?;
+        let mut stats = QueryStats { queue_seconds: queued, ..QueryStats::default() };
         for (block, streams) in blocks {
+            let block = querier.blocks.open(&task.tenant, block).await?;
             let (plan, _, _) = self.begin(querier, &block, streams, true).await?;
             let mut work = Work::new(block.clone(), plan, observer);
             for part in work.plan.parts(&block.meta, PART_BYTES) {
@@ -234,7 +237,7 @@ impl Job {
                          have to be compared; narrow the query's time range or its selector"
                     )));
                 }
-                if stats.block_bytes + work.stats.block_bytes > max_bytes {
+                if stats.block_bytes + work.stats.block_bytes > task.max_bytes {
                     return Err(crate::over_budget(stats.block_bytes + work.stats.block_bytes));
                 }
             }

@@ -5,11 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use skald_model::{Error, Kind, Result};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Scans of blocks that may be under way for each that may run: while some are read for, others run.
+const OPEN_PER_RUNNING: usize = 2;
 
 /// Runs CPU-heavy work on blocking threads, bounded.
 pub(crate) struct ScanPool {
     permits: Arc<Semaphore>,
+    open: Arc<Semaphore>,
 }
 
 /// Told to work whose caller has gone away.
@@ -45,7 +49,21 @@ impl ScanPool {
     pub(crate) fn new(concurrent: usize) -> Self {
         let cores = || std::thread::available_parallelism().map_or(2, usize::from);
         let permits = if concurrent == 0 { cores() } else { concurrent };
-        Self { permits: Arc::new(Semaphore::new(permits)) }
+        Self {
+            permits: Arc::new(Semaphore::new(permits)),
+            open: Arc::new(Semaphore::new(
+                permits.saturating_mul(OPEN_PER_RUNNING).min(Semaphore::MAX_PERMITS),
+            )),
+        }
+    }
+
+    /// Leave to keep the buffers and the state of one block's scan until the permit is dropped. Queries over many blocks
+    /// ask for it block by block, so that memory does not grow with their number, and whoever has one must not ask for
+    /// another. Returns the seconds that it took, too.
+    pub(crate) async fn open(&self) -> Result<(OwnedSemaphorePermit, f64)> {
+        let queued = Instant::now();
+        let permit = self.open.clone().acquire_owned().await.map_err(|_| stopping())?;
+        Ok((permit, queued.elapsed().as_secs_f64()))
     }
 
     /// Runs `work` when its turn comes; returns its result and the seconds it had to wait.
