@@ -7,6 +7,7 @@
 //! It never keeps an entry, never evaluates a query, and never opens a socket: a server shell is given the
 //! [`router`](router::router).
 
+pub mod auth;
 pub mod body;
 pub mod config;
 mod drilldown;

@@ -15,6 +15,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
+use crate::auth::{self, Auth};
 use crate::config::Config;
 use crate::drilldown;
 use crate::error::ApiError;
@@ -43,6 +44,8 @@ pub struct ApiDeps {
     pub frontend: Option<Arc<dyn QueryFrontend>>,
     /// Flushes on request.
     pub ingester: Option<Arc<dyn Ingester>>,
+    /// Who may do what; `None` asks nobody.
+    pub auth: Option<Arc<Auth>>,
     /// Owns the live tails, whose connections outlive their requests.
     pub tasks: Tasks,
 }
@@ -55,7 +58,8 @@ const COMPRESS_ABOVE: u16 = 1400;
 /// # Errors
 /// When the registry holds metrics of the same names already.
 pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
-    let ApiDeps { config, clock, registry, node, limits, distributor, frontend, ingester, tasks } = deps;
+    let ApiDeps { config, clock, registry, node, limits, distributor, frontend, ingester, auth, tasks } =
+        deps;
     let config = Arc::new(config);
     let routes = Routes { router: Router::new(), metrics: Metrics::new(&registry)?, config: config.clone() };
     let budget = Budget::new(config.inflight_bytes_max, config.inflight_wait, &registry)?;
@@ -89,6 +93,9 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
         routes = with_flush(routes, FlushState { config: config.clone(), ingester });
     }
     let mut router = routes.router.fallback(not_found).method_not_allowed_fallback(method_not_allowed);
+    if let Some(auth) = auth {
+        router = router.layer(from_fn_with_state(auth, auth::check));
+    }
     if config.compress_responses {
         let compression = CompressionLayer::new()
             .quality(CompressionLevel::Fastest)

@@ -24,6 +24,9 @@ pub(crate) enum Command {
     /// Look at blocks.
     #[command(subcommand)]
     Block(BlockCommand),
+    /// Make entries for the file of users (auth.file).
+    #[command(subcommand)]
+    Auth(AuthCommand),
     /// Ask a running server whether it is ready; exit code 0 if it is.
     Health {
         /// Where it listens.
@@ -56,6 +59,16 @@ pub(crate) enum BlockCommand {
     Inspect {
         /// A Parquet file of a table.
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuthCommand {
+    /// Read a password (or a token) from standard input and print its hash.
+    Hash {
+        /// It is a bearer token, not a password.
+        #[arg(long)]
+        token: bool,
     },
 }
 

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use cli::{BlockCommand, Cli, Command, ConfigCommand, ServeArgs};
+use cli::{AuthCommand, BlockCommand, Cli, Command, ConfigCommand, ServeArgs};
 use config::{Config, Loaded, Sources};
 
 /// Quicker than the system's allocator when many threads work, and it gives freed memory back sooner.
@@ -71,6 +71,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", inspect::describe(&file)?);
             Ok(())
         }
+        Command::Auth(AuthCommand::Hash { token }) => hash(token),
         Command::Health { url } => health::check(&url),
         Command::Version => {
             println!("{}", build_info::line());
@@ -79,6 +80,19 @@ fn run(command: Command) -> anyhow::Result<()> {
         // Has exit codes of its own; see above.
         Command::Client(_) => Ok(()),
     }
+}
+
+/// Prints the hash of what stands on the first line of standard input.
+fn hash(token: bool) -> anyhow::Result<()> {
+    let mut secret = String::new();
+    std::io::stdin().read_line(&mut secret).map_err(|e| anyhow::anyhow!("failed to read the secret: {e}"))?;
+    let secret = secret.trim_end_matches(['\r', '\n']);
+    let (name, hash) = match token {
+        true => ("sha256", skald_api::auth::hash_token(secret)),
+        false => ("password", skald_api::auth::hash_password(secret)),
+    };
+    println!("{name}: \"{}\"", hash.map_err(anyhow::Error::msg)?);
+    Ok(())
 }
 
 fn load(args: &ServeArgs) -> anyhow::Result<Loaded> {

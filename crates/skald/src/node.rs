@@ -15,6 +15,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use prometheus::Registry;
+use skald_api::auth::Auth;
 use skald_runtime::http::{ConnectionLimits, Server, ServerMetrics};
 use skald_runtime::telemetry::{LogConfig, Telemetry};
 use skald_runtime::{CancellationToken, Tasks};
@@ -108,6 +109,8 @@ struct Node {
     process: Arc<Process>,
     metrics: ServerMetrics,
     tasks: Tasks,
+    /// Where HTTP listens.
+    address: SocketAddr,
     http: Serving,
     grpc: Option<Server>,
     grpc_serving: Option<Serving>,
@@ -154,9 +157,10 @@ impl Node {
             ..ConnectionLimits::default()
         };
         let drain = server.graceful_shutdown_timeout;
+        let address = http.address();
         let http = serve(http, gate, limits, &metrics, drain);
         let (tasks, roles, grpc_serving) = (Tasks::new(), None, None);
-        Ok(Self { process, metrics, tasks, http, grpc, grpc_serving, router, roles, drain })
+        Ok(Self { process, metrics, tasks, address, http, grpc, grpc_serving, router, roles, drain })
     }
 
     /// Starts the roles, which replays the write-ahead log, and opens the gate.
@@ -165,12 +169,21 @@ impl Node {
         let limits = config::Overrides::load(config.limits_config.clone(), &config.runtime_config, &registry)
             .context("runtime_config.file")?;
         self.process.set_limits(limits.clone());
+        let auth = Auth::load(&config.auth).context("auth.file")?;
+        match &auth {
+            Some(auth) => auth.clone().watch(&self.tasks),
+            None if !self.address.ip().is_loopback() => tracing::warn!(
+                address = %self.address,
+                "everybody who reaches this address may read and write; set auth.file, or put a proxy before it"
+            ),
+            None => {}
+        }
         limits.clone().watch(&self.tasks, config.runtime_config.period);
         let roles = Roles::start(&config, limits.clone(), &registry).await?;
         if let Some(ingester) = &roles.ingester {
             self.process.set_ingester(ingester.clone());
         }
-        let router = roles.http(&config, self.process.clone(), limits, registry, self.tasks.clone())?;
+        let router = roles.http(&config, self.process.clone(), limits, registry, auth, self.tasks.clone())?;
         let router = match server.http_path_prefix.as_str() {
             "" => router,
             prefix => Router::new().nest(prefix, router),

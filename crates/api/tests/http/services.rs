@@ -240,6 +240,7 @@ pub fn surface_with(services: &Arc<Services>, config: Config) -> Router {
         distributor: Some(services.clone()),
         frontend: Some(services.clone()),
         ingester: Some(services.clone()),
+        auth: None,
         tasks: Tasks::new(),
     })
     .unwrap()

@@ -120,6 +120,7 @@ async fn roles_that_do_not_run_have_no_routes() {
         distributor: None,
         frontend: Some(services),
         ingester: None,
+        auth: None,
         tasks: skald_runtime::Tasks::new(),
     })
     .unwrap();

@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) auth_enabled: bool,
     /// The tenant of all requests when `auth_enabled` is off.
     pub(crate) no_auth_tenant: String,
+    /// Who may do what.
+    pub(crate) auth: skald_api::auth::AuthConfig,
     pub(crate) server: Server,
     pub(crate) common: Common,
     pub(crate) limits_config: LimitsSection,
@@ -60,6 +62,7 @@ impl Default for Config {
             target: "all".into(),
             auth_enabled: false,
             no_auth_tenant: "fake".into(),
+            auth: skald_api::auth::AuthConfig::default(),
             server: Server::default(),
             common: Common::default(),
             limits_config: LimitsSection::default(),

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use axum::Router;
 use futures::stream::{self, StreamExt as _};
 use prometheus::Registry;
+use skald_api::auth::Auth;
 use skald_cluster::topology::Member;
 use skald_cluster::{Topology, View};
 use skald_ingester::Ingester;
@@ -49,6 +50,7 @@ impl Roles {
             target,
             auth_enabled: _,
             no_auth_tenant: _,
+            auth: _,
             server: _,
             common,
             limits_config: _,
@@ -137,11 +139,13 @@ impl Roles {
         node: Arc<Process>,
         limits: Arc<dyn TenantLimits>,
         registry: Registry,
+        auth: Option<Arc<Auth>>,
         tasks: Tasks,
     ) -> Result<Router> {
         let deps = skald_api::ApiDeps {
             config: skald_api::Config {
-                auth_enabled: config.auth_enabled,
+                // Who is asked who they are acts for a tenant.
+                auth_enabled: config.auth_enabled || auth.is_some(),
                 no_auth_tenant: config.no_auth_tenant.clone(),
                 max_recv_msg_size: config.distributor.max_recv_msg_size,
                 max_decompressed_size: config.distributor.max_decompressed_size,
@@ -158,6 +162,7 @@ impl Roles {
             distributor: self.distributor.clone(),
             frontend: self.frontend.clone(),
             ingester: self.ingester.clone().map(|i| i as Arc<dyn skald_rpc::Ingester>),
+            auth,
             tasks,
         };
         skald_api::router(deps).context("failed to register the metrics of the HTTP surface")

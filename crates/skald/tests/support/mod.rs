@@ -182,6 +182,17 @@ impl Server {
         (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap(), retry_after)
     }
 
+    /// Status and body of a JSON request with headers.
+    pub(crate) fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        let mut request =
+            Self::agent().post(format!("http://{}{path}", self.address)).content_type("application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut answer = request.send(body).unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    }
+
     /// Pushes entries of the stream `{app="test"}`; each is acknowledged or the test fails.
     pub(crate) fn push(&self, entries: &[(i64, &str)]) {
         let values: Vec<_> =
