@@ -30,6 +30,8 @@ pub struct Config {
     pub per_request_limits_enabled: bool,
     /// Whether answers are compressed with gzip when the client accepts that and they are worth it.
     pub compress_responses: bool,
+    /// Whether patterns of lines are found, as Logs Drilldown is told.
+    pub patterns_enabled: bool,
 }
 
 impl Default for Config {
@@ -44,6 +46,7 @@ impl Default for Config {
             multi_tenant_queries_enabled: false,
             per_request_limits_enabled: false,
             compress_responses: true,
+            patterns_enabled: true,
         }
     }
 }

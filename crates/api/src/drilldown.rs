@@ -27,7 +27,7 @@ pub(crate) async fn limits(State(state): State<StatusState>, request: Request) -
         .collect();
     Ok(json_value(&json!({
         "limits": published,
-        "pattern_ingester_enabled": false,
+        "pattern_ingester_enabled": state.config.patterns_enabled,
         "version": LOKI_VERSION,
     })))
 }

@@ -220,7 +220,7 @@ fn drilldown(g: &Grafana) {
     assert_eq!(limits["limits"]["discover_log_levels"], true);
     assert_eq!(limits["limits"]["max_query_length"], "30d1h");
     assert_eq!(limits["limits"]["retention_period"], "0s");
-    assert!(limits["pattern_ingester_enabled"].is_boolean() && limits["version"].is_string(), "{limits}");
+    assert!(limits["pattern_ingester_enabled"] == true && limits["version"].is_string(), "{limits}");
 
     let volume =
         g.drilldown("/loki/api/v1/index/volume", &[("query", r#"{service_name=~".+"}"#), ("limit", "5000")]);

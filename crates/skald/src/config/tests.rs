@@ -46,7 +46,7 @@ fn the_example_of_loki_starts() {
         "frontend.encoding",
         "limits_config.enable_multi_variant_queries",
         "limits_config.metric_aggregation_enabled",
-        "pattern_ingester",
+        "pattern_ingester.metric_aggregation",
         "query_range",
         "ruler",
         "schema_config",

@@ -154,6 +154,7 @@ impl Roles {
                 multi_tenant_queries_enabled: config.querier.multi_tenant_queries_enabled,
                 per_request_limits_enabled: config.querier.per_request_limits_enabled,
                 compress_responses: config.frontend.compress_responses,
+                patterns_enabled: config.pattern_ingester.enabled,
             },
             clock: self.clock.clone(),
             registry,
