@@ -108,6 +108,9 @@ fn long_words_and_too_many_words() {
     assert!(probe(&w, "qqq", 0) && !probe(&w, "qqq", 1));
     assert!(probe(&w, "zzz", 0), "it may lie inside the long word");
     assert!(!probe(&w, " zzz ", 0), "the long word is another one");
+    let w = words(&[page(&[&format!("7{long}7")]), page(&["two"])]);
+    assert!(probe(&w, &format!("7{long}7"), 0), "a long word with its borders");
+    assert!(!probe(&w, &format!("7{long}7"), 1));
 
     let random: Vec<String> = (0..40_000u64)
         .map(|i| format!("{:x}", hash(i)).bytes().map(|b| char::from(b | 0x40)).collect())
@@ -182,7 +185,7 @@ fn hash(i: u64) -> u128 {
 }
 
 fn some_line() -> impl Strategy<Value = String> {
-    "([a-z]{1,9}|[0-9A-Fa-f]{6,40}|[ é\n=:\"K]|[a-f]{7}[0-9]){0,10}"
+    "([a-z]{1,9}|[a-z]{30,36}|[0-9A-Fa-f]{6,40}|[ é\n=:\"K]|[a-f]{7}[0-9]){0,10}"
 }
 
 proptest! {

@@ -121,6 +121,13 @@ pub(super) struct WordRun {
     folded: bool,
 }
 
+impl WordRun {
+    /// Number of letters.
+    fn len(&self) -> usize {
+        self.pattern.len() - usize::from(self.begins) - usize::from(self.ends)
+    }
+}
+
 /// The runs of a text that the index can tell anything about.
 pub(super) fn runs(clue: Clue<'_>) -> Vec<WordRun> {
     let mut out = Vec::new();
@@ -213,7 +220,8 @@ impl WordIndex {
         let mut found = PageSet::all(self.pages);
         for run in runs {
             let mut pages = self.open.clone();
-            if !(run.begins && run.ends) {
+            // Inside a long word, or one itself.
+            if !(run.begins && run.ends) || run.len() > LONG {
                 pages.add(&self.long);
             }
             self.add_pages_of(run, &mut pages);
