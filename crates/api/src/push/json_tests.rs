@@ -166,7 +166,8 @@ fn oracle(body: &[u8]) -> Option<String> {
         let values = s["values"].as_array()?;
         for v in values {
             let v = v.as_array()?;
-            let time: i64 = v[0].as_str()?.parse().ok()?;
+            // Rust reads a plus sign, Loki does not.
+            let time: i64 = v[0].as_str().filter(|t| !t.starts_with('+'))?.parse().ok()?;
             let mut packer = Packer::default();
             for (k, v) in v.get(2).map_or(Some(&serde_json::Map::new()), Value::as_object)? {
                 packer.add(k.as_bytes(), v.as_str()?.as_bytes());

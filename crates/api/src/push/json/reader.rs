@@ -169,9 +169,8 @@ impl<'a> Reader<'a> {
     pub(crate) fn integer_text(&mut self, what: &'static str) -> Result<Timestamp, Fault> {
         self.open(b'"', what)?;
         let start = self.at;
-        let sign = self.text.get(self.at).filter(|b| matches!(b, b'-' | b'+'));
-        let negative = sign == Some(&b'-');
-        self.at += usize::from(sign.is_some());
+        let negative = self.text.get(self.at) == Some(&b'-');
+        self.at += usize::from(negative);
         let digits = self.at;
         let mut value = 0i64;
         while let Some(d) = self.text.get(self.at).filter(|b| b.is_ascii_digit()) {
