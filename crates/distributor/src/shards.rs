@@ -150,7 +150,7 @@ mod tests {
 
     fn divided(sharder: &Sharder, entries: u32, now: Timestamp) -> Vec<(String, std::ops::Range<u32>)> {
         let mut b = batch(entries, now);
-        let config = ShardStreams { desired_rate: 1000, ..ShardStreams::default() };
+        let config = ShardStreams { enabled: true, desired_rate: 1000, ..ShardStreams::default() };
         sharder.divide(&tenant(), &mut b, &config, now);
         let shard = |s: &BatchStream| s.labels.get(SHARD_LABEL).unwrap_or("-").to_owned();
         b.streams.iter().map(|s| (shard(s), s.entries.clone())).collect()

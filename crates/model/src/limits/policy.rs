@@ -17,7 +17,8 @@ pub enum RateStrategy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShardStreams {
-    /// Whether it is done.
+    /// Whether it is done. Loki does it by default; here a stream of any rate is written and searched as well as several
+    /// are, and the label changes what users see, so it is for those who need a stream spread over ingesters.
     pub enabled: bool,
     /// Whether each division is logged.
     pub logging_enabled: bool,
@@ -27,7 +28,7 @@ pub struct ShardStreams {
 
 impl Default for ShardStreams {
     fn default() -> Self {
-        Self { enabled: true, logging_enabled: false, desired_rate: 1536 << 10 }
+        Self { enabled: false, logging_enabled: false, desired_rate: 1536 << 10 }
     }
 }
 

@@ -276,7 +276,7 @@ mod tests {
             "otlp_config": {"log_attributes": [{"action": "drop", "regex": "secret.*"}]},
         }))
         .unwrap();
-        assert!(limits.shard_streams.enabled && limits.shard_streams.desired_rate == 3 << 20);
+        assert!(!limits.shard_streams.enabled && limits.shard_streams.desired_rate == 3 << 20);
         assert_eq!(limits.block_ingestion_until, 1_893_456_000_000_000_000);
         assert_eq!(limits.block_ingestion_policy_until["p"], limits.block_ingestion_until);
         assert_eq!(limits.blocked_queries[0].types, ["metric", "filter"]);
