@@ -49,7 +49,7 @@ pub struct Config {
     /// Memory for patterns and counts of all tenants. Over it counts become coarser, then the rarer ones are forgotten.
     #[serde(with = "skald_runtime::units::bytes")]
     pub max_bytes: u64,
-    /// Most lines a second that are looked at, of all tenants. More takes more CPU (about one microsecond each) and
+    /// Most lines a second that are looked at, of all tenants. More takes more CPU (about two microseconds each) and
     /// makes counts of loud services more exact.
     pub max_lines_per_second: u64,
 }
@@ -61,7 +61,7 @@ impl Default for Config {
             max_clusters: 300,
             retain_for: Duration::from_secs(3 * 3600),
             max_bytes: 32 << 20,
-            max_lines_per_second: 20_000,
+            max_lines_per_second: 5_000,
         }
     }
 }
