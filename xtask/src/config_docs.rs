@@ -31,12 +31,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(missing.is_empty())
 }
 
-/// Whether a table row begins with the key, by its last part or by its last two.
+/// Whether a table row begins with the key, by its last part or by its last two or three.
 fn documents(text: &str, key: &str) -> bool {
     let parts: Vec<&str> = key.split('.').collect();
-    let last = parts[parts.len() - 1];
-    let last_two = parts[parts.len().saturating_sub(2)..].join(".");
-    let names = [format!("`{last}`"), format!("`{last_two}`")];
+    let names = [1, 2, 3].map(|n| format!("`{}`", parts[parts.len().saturating_sub(n)..].join(".")));
     let mut rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
     rows.any(|cell| names.iter().any(|name| cell.contains(name)))
 }
