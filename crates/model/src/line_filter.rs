@@ -103,15 +103,9 @@ impl LineFilter {
                 exact.chain(small).collect()
             }
             LineFilter::Any(any) => {
-                let mut union = Vec::new();
-                for f in any {
-                    let strength = |c: &Vec<Clue<'_>>| c.iter().map(|clue| clue.text.len()).min();
-                    match f.clues().into_iter().max_by_key(strength) {
-                        Some(clause) => union.extend(clause),
-                        None => return vec![],
-                    }
-                }
-                vec![union]
+                one_of_each(any.iter().map(|f| {
+                    f.clues().into_iter().max_by_key(|c| c.iter().map(|clue| clue.text.len()).min())
+                }))
             }
             _ => self.required().iter().map(|c| c.iter().copied().map(Clue::exact).collect()).collect(),
         }
@@ -122,20 +116,18 @@ impl LineFilter {
         match self {
             LineFilter::Contains(n) if !n.bytes().is_empty() => vec![vec![n]],
             LineFilter::Matches(r) => r.required.iter().map(|c| c.iter().collect()).collect(),
-            // One clause of each alternative makes a clause of the whole; without one nothing is known.
             LineFilter::Any(any) => {
-                let mut union = Vec::new();
-                for f in any {
-                    match f.required().into_iter().max_by_key(|c| clause_strength(c)) {
-                        Some(clause) => union.extend(clause),
-                        None => return vec![],
-                    }
-                }
-                vec![union]
+                one_of_each(any.iter().map(|f| f.required().into_iter().max_by_key(|c| clause_strength(c))))
             }
             _ => vec![],
         }
     }
+}
+
+/// One clause of each alternative makes a clause of the whole; where one has none, nothing is known.
+fn one_of_each<T>(strongest: impl Iterator<Item = Option<Vec<T>>>) -> Vec<Vec<T>> {
+    let clauses: Option<Vec<Vec<T>>> = strongest.collect();
+    clauses.map_or_else(Vec::new, |c| vec![c.into_iter().flatten().collect()])
 }
 
 /// Conditions on a line that must all hold. The empty predicate passes every line.
