@@ -5,4 +5,4 @@
 
 pub mod topology;
 
-pub use topology::{Topology, View};
+pub use topology::{Absent, Topology, View};

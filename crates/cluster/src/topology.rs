@@ -1,10 +1,11 @@
 //! The current view of members.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use skald_model::StreamId;
-use skald_model::rendezvous::choose;
+use skald_model::rendezvous::{choose, rank};
 use skald_model::ring::{Ring, RingMember};
 use skald_rpc::{Ingester, Querier};
 use tokio::sync::watch;
@@ -23,18 +24,31 @@ impl<S: ?Sized> Clone for Member<S> {
     }
 }
 
+/// An ingester that may hold what the table does not, and that cannot be reached now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// Node name.
+    pub name: String,
+    /// Its availability zone, empty when zones are not used.
+    pub zone: String,
+}
+
 /// The members at one moment.
 pub struct View {
     ring: Ring,
     /// In the order of `ring.members()`.
     ingesters: Vec<Member<dyn Ingester>>,
+    /// The zone of each of `ingesters`, empty when zones are not used.
+    zones: Vec<String>,
+    absent: Vec<Absent>,
     queriers: Vec<Member<dyn Querier>>,
     replication_factor: usize,
     distributors: usize,
 }
 
 impl View {
-    /// A view of these members. Ingesters come with their places on the ring, members in any order.
+    /// A view of these members, in any order. Ingesters come with their places on the ring; one without tokens takes no
+    /// new streams but is still asked what it holds.
     pub fn new(
         mut ingesters: Vec<(RingMember, Arc<dyn Ingester>)>,
         queriers: Vec<Member<dyn Querier>>,
@@ -43,8 +57,24 @@ impl View {
         ingesters.sort_by(|a, b| a.0.name.cmp(&b.0.name));
         ingesters.dedup_by(|a, b| a.0.name == b.0.name);
         let ring = Ring::new(ingesters.iter().map(|(m, _)| m.clone()).collect());
+        let zones = ingesters.iter().map(|(m, _)| m.zone.clone()).collect();
         let ingesters = ingesters.into_iter().map(|(m, service)| Member { name: m.name, service }).collect();
-        Self { ring, ingesters, queriers, replication_factor: replication_factor.max(1), distributors: 1 }
+        Self {
+            ring,
+            ingesters,
+            zones,
+            absent: Vec::new(),
+            queriers,
+            replication_factor: replication_factor.max(1),
+            distributors: 1,
+        }
+    }
+
+    /// The same view with ingesters that cannot be reached but may hold what the table does not.
+    #[must_use]
+    pub fn with_absent(mut self, absent: Vec<Absent>) -> Self {
+        self.absent = absent;
+        self
     }
 
     /// The same view with so many live distributors; without this call there is one.
@@ -59,9 +89,36 @@ impl View {
         self.distributors
     }
 
-    /// All ingesters; reads ask every one of them.
+    /// All ingesters that can be reached; reads ask every one of them.
     pub fn ingesters(&self) -> &[Member<dyn Ingester>] {
         &self.ingesters
+    }
+
+    /// The availability zone of the ingester at `position` in [`View::ingesters`], empty when zones are not used.
+    pub fn zone(&self, position: usize) -> &str {
+        &self.zones[position]
+    }
+
+    /// Ingesters that cannot be reached but may hold what the table does not.
+    pub fn absent(&self) -> &[Absent] {
+        &self.absent
+    }
+
+    /// On how many ingesters each entry is to be.
+    pub fn replication_factor(&self) -> usize {
+        self.replication_factor
+    }
+
+    /// Whether a read that lacks the answers of these ingesters still sees every acknowledged entry: fewer of them than
+    /// a write needs, where those of one zone count once, because replicas lie in different zones.
+    pub fn is_sure_without<'a>(&self, lacking: impl IntoIterator<Item = (&'a str, &'a str)>) -> bool {
+        let zoned = self.zones.iter().filter(|z| !z.is_empty()).collect::<HashSet<_>>().len();
+        let by_zone = zoned >= self.replication_factor && self.zones.iter().all(|z| !z.is_empty());
+        let lacking: HashSet<&str> = lacking
+            .into_iter()
+            .map(|(name, zone)| if by_zone && !zone.is_empty() { zone } else { name })
+            .collect();
+        lacking.len() < self.write_quorum()
     }
 
     /// Positions in [`View::ingesters`] of the replicas of `stream`, first the one that comes first on the ring.
@@ -77,6 +134,16 @@ impl View {
     /// How many replicas must have a write before it is acknowledged.
     pub fn write_quorum(&self) -> usize {
         self.replication_factor / 2 + 1
+    }
+
+    /// All queriers, in no order.
+    pub fn queriers(&self) -> &[Member<dyn Querier>] {
+        &self.queriers
+    }
+
+    /// The queriers for a piece of work with this key, the best first: the others are for when it is busy or gone.
+    pub fn queriers_for(&self, key: &str) -> Vec<&Member<dyn Querier>> {
+        rank(key, self.queriers.iter().map(|m| m.name.as_str())).map(|i| &self.queriers[i]).collect()
     }
 
     /// The querier for a piece of work with this key: rendezvous hashing, so that a block is cached at one place.

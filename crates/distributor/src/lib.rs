@@ -13,13 +13,16 @@ mod shards;
 mod streams;
 mod validate;
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use skald_cluster::Topology;
-use skald_model::{Error, Kind, Limits, Push, Result, TenantId, TenantLimits};
+use skald_model::time::SECOND;
+use skald_model::{Error, Kind, Limits, Push, PushStamp, Result, TenantId, TenantLimits};
 use skald_runtime::Clock;
 
 use crate::metrics::Metrics;
@@ -48,8 +51,9 @@ pub struct Distributor {
     topology: Arc<Topology>,
     limits: Arc<dyn TenantLimits>,
     clock: Arc<dyn Clock>,
-    /// Nanoseconds.
-    epoch_length: i64,
+    /// Tells this process's pushes from all others.
+    origin: u64,
+    pushes: AtomicU64,
     rules: RuleCache,
     streams: StreamCache,
     rate: RateLimiter,
@@ -58,21 +62,21 @@ pub struct Distributor {
 }
 
 impl Distributor {
-    /// A distributor that sends to the ingesters of `topology`. `epoch_length` in nanoseconds must be the same in the
-    /// whole cluster (`ingester.flush_interval`).
+    /// A distributor that sends to the ingesters of `topology`.
     pub fn new(
         config: &Config,
         clock: Arc<dyn Clock>,
         limits: Arc<dyn TenantLimits>,
         topology: Arc<Topology>,
-        epoch_length: i64,
         registry: &Registry,
     ) -> std::result::Result<Self, prometheus::Error> {
         Ok(Self {
             topology,
             limits,
             clock,
-            epoch_length: epoch_length.max(1),
+            // From the keys that the standard library seeds its hash maps with; 0 has a meaning of its own.
+            origin: RandomState::new().build_hasher().finish().max(1),
+            pushes: AtomicU64::new(1),
             rules: RuleCache::default(),
             streams: StreamCache::new(config.stream_cache_bytes),
             rate: RateLimiter::default(),
@@ -115,8 +119,9 @@ impl skald_rpc::Distributor for Distributor {
         }
         self.metrics.received(tenant, lines, bytes);
         self.sharder.divide(tenant, &mut batch, &limits.shard_streams, now);
-        let epoch = now.div_euclid(self.epoch_length);
-        replicate::replicate(&view, tenant, epoch, batch).await.inspect_err(|_| {
+        let sequence = self.pushes.fetch_add(1, Ordering::Relaxed);
+        let stamp = PushStamp { origin: self.origin, sequence, second: now.div_euclid(SECOND) };
+        replicate::replicate(&view, tenant, stamp, batch).await.inspect_err(|_| {
             self.metrics.append_failures.inc();
         })?;
         refusal.map_or(Ok(()), Err)

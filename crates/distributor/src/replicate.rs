@@ -4,27 +4,32 @@ use std::sync::Arc;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use skald_cluster::View;
-use skald_model::{Batch, Error, Kind, Result, TenantId};
+use skald_model::{Batch, Error, Kind, PushStamp, Result, TenantId};
 use skald_rpc::ingester::IngesterPush;
 
 /// Stores `batch` on the replicas of its streams. `Ok` when each stream is on a quorum of them.
 ///
 /// A refusal that sending again will not change (400) is returned as such once the rest is stored; a quorum that
 /// cannot be had is an error that may be retried.
-pub(crate) async fn replicate(view: &Arc<View>, tenant: &TenantId, epoch: i64, batch: Batch) -> Result<()> {
+pub(crate) async fn replicate(
+    view: &Arc<View>,
+    tenant: &TenantId,
+    stamp: PushStamp,
+    batch: Batch,
+) -> Result<()> {
     let ingesters = view.ingesters();
     if ingesters.is_empty() {
         return Err(Error::unavailable("no ingester is known yet; the push can be repeated"));
     }
     if ingesters.len() == 1 {
-        let push = IngesterPush { tenant: tenant.clone(), epoch, batch: Arc::new(batch) };
+        let push = IngesterPush { tenant: tenant.clone(), stamp, batch: Arc::new(batch) };
         return ingesters[0].service.push(push).await;
     }
     let replicas: Vec<Vec<usize>> = batch.streams.iter().map(|s| view.replicas(s.id)).collect();
     let mut sends: FuturesUnordered<_> = (0..ingesters.len())
         .filter_map(|i| part_for(i, &batch, &replicas).map(|part| (i, Arc::new(part))))
         .map(|(i, part)| {
-            let push = IngesterPush { tenant: tenant.clone(), epoch, batch: part };
+            let push = IngesterPush { tenant: tenant.clone(), stamp, batch: part };
             async move { (i, ingesters[i].service.push(push).await) }
         })
         .collect();

@@ -156,7 +156,7 @@ pub(crate) async fn find_at(
             selectors: request.selectors.clone(),
         })
     });
-    let memory: Vec<_> = try_join_all(asked).await?.into_iter().flatten().collect();
+    let memory: Vec<_> = try_join_all(asked).await?.into_iter().flat_map(|held| held.streams).collect();
 
     let blocks: Vec<_> = snapshot
         .blocks

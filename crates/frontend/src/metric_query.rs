@@ -118,6 +118,8 @@ async fn gather(
         shard: (0, 1),
         max_bytes: if limits.max_query_bytes_read == 0 { u64::MAX } else { limits.max_query_bytes_read },
         exclude: Arc::default(),
+        cut: None,
+        skip: Arc::default(),
     };
     frontend
         .at_one_version(tenant, |view, snapshot| {

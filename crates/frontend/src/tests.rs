@@ -9,14 +9,17 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use skald_cluster::Topology;
 use skald_model::{
-    Chunk, Direction, EntryHash, EntryLabels, Error, GroupVolume, Kind, Labels, LabelsRef, Limits, LogEntry,
-    LogMerger, Result, StreamId, TenantId, TimeRange, VolumeCollector,
+    Chunk, Digest, Direction, EntryHash, EntryLabels, Error, GroupVolume, Kind, Labels, LabelsRef, Limits,
+    LogEntry, LogMerger, Result, StreamId, TenantId, TimeRange, VolumeCollector,
 };
 use skald_rpc::frontend::{DetectedLabel, IndexStats, MetadataRequest, QueryData, RangeQuery, VolumeQuery};
-use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use skald_rpc::ingester::{
+    HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamInfo, StreamsRequest, VolumesRequest,
+};
 use skald_rpc::patterns::{PatternSeries, PatternsRequest};
 use skald_rpc::querier::{
-    BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
+    BlockIdentitiesRequest, BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult,
+    MetricTask,
 };
 use skald_rpc::tail::{TailStream, TailTask};
 use skald_rpc::{Ingester, Querier, QueryFrontend};
@@ -67,6 +70,7 @@ fn info(items: &[Item]) -> Vec<StreamInfo> {
         max_ts,
         entries: items.len() as u64,
         bytes: 1,
+        digest: Digest::default(),
     }]
 }
 
@@ -99,8 +103,14 @@ impl Ingester for Memory {
     async fn query_metric(&self, _: MetricTask) -> Result<MetricResult> {
         Ok(MetricResult::default())
     }
-    async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
-        Ok(info(&self.items))
+    async fn streams(&self, _: StreamsRequest) -> Result<HeldStreams> {
+        Ok(HeldStreams { cut: 0, streams: info(&self.items) })
+    }
+    async fn identities(&self, _: IdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        Err(Error::internal("not asked for"))
+    }
+    async fn holding(&self) -> Result<Holding> {
+        Err(Error::internal("not asked for"))
     }
     async fn pattern_streams(&self, _: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
         Err(Error::internal("not asked for"))
@@ -140,6 +150,9 @@ impl Querier for Blocks {
     }
     async fn query_metric(&self, _: MetricTask) -> Result<MetricResult> {
         Ok(MetricResult::default())
+    }
+    async fn identities(&self, _: BlockIdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        Err(Error::internal("not asked for"))
     }
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>> {
         let asked = |p: &str| request.blocks.iter().any(|b| &*b.path == p);

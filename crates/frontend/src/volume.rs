@@ -159,7 +159,11 @@ async fn count_at(
     let of_memory =
         |version| StreamsRequest { tenant: tenant.clone(), version, range, selectors: selectors.to_vec() };
     let asked = view.ingesters().iter().map(|m| {
-        m.service.volumes(VolumesRequest { streams: of_memory(snapshot.version), spec: spec.clone() })
+        m.service.volumes(VolumesRequest {
+            streams: of_memory(snapshot.version),
+            spec: spec.clone(),
+            skip: Arc::default(),
+        })
     });
     let mut all = VolumeCollector::new(spec.clone(), range);
     for group in try_join_all(asked).await?.into_iter().flatten() {

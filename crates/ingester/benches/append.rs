@@ -15,7 +15,7 @@ use skald_ingester::table::{Part, Standing, Table};
 use skald_ingester::wal::{EncodedRecord, WalConfig};
 use skald_ingester::{Config, Ingester};
 use skald_model::{
-    Batch, BatchStream, Direction, EntryRef, Labels, Limits, Result, StreamId, TenantId, TimeRange,
+    Batch, BatchStream, Direction, EntryRef, Labels, Limits, PushStamp, Result, StreamId, TenantId, TimeRange,
 };
 use skald_rpc::Ingester as _;
 use skald_rpc::ingester::IngesterPush;
@@ -187,7 +187,7 @@ fn benches(c: &mut Criterion<CpuTime>) {
             let send = |batches: Vec<Arc<Batch>>| {
                 runtime.block_on(async {
                     for batch in batches {
-                        let push = IngesterPush { tenant: tenant(), epoch: 0, batch };
+                        let push = IngesterPush { tenant: tenant(), stamp: PushStamp::default(), batch };
                         ingester.push(push).await.expect("taken in");
                     }
                     ingester.flush(None).await.expect("flushed");
@@ -201,7 +201,11 @@ fn benches(c: &mut Criterion<CpuTime>) {
     let ingester = runtime.block_on(async {
         let ingester = ingester(dir.path(), false).await;
         for (batch, _) in &pushes {
-            let push = IngesterPush { tenant: tenant(), epoch: 0, batch: Arc::new(batch.clone()) };
+            let push = IngesterPush {
+                tenant: tenant(),
+                stamp: PushStamp::default(),
+                batch: Arc::new(batch.clone()),
+            };
             ingester.push(push).await.expect("taken in");
         }
         ingester

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
-use skald_model::{Batch, Error, Kind, Result, TenantId, TenantLimits, Timestamp};
+use skald_model::{Batch, Error, Kind, PushStamp, Result, TenantId, TenantLimits, Timestamp};
 use skald_runtime::Clock;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -45,7 +45,7 @@ pub(crate) struct Core {
 /// A push that has its memory and its place in the queue of the log.
 pub(crate) struct Admitted {
     pub(crate) batch: Batch,
-    pub(crate) epoch: i64,
+    pub(crate) stamp: PushStamp,
     pub(crate) reservation: Reservation,
     /// The encoded batch and its room; `None` when there is no log.
     pub(crate) record: Option<(EncodedRecord, Room)>,
@@ -139,7 +139,7 @@ impl Core {
 
     fn append_to(&self, state: &mut State, rules: &Rules<'_>, push: Admitted) -> Result<Appended> {
         let id = rules.tenant;
-        let Admitted { mut batch, epoch, reservation, mut record } = push;
+        let Admitted { mut batch, stamp, reservation, mut record } = push;
         let checked = state.check(&batch, rules);
         self.count_new_streams(id, state, checked.new_streams);
         let mut refusal = None;
@@ -162,11 +162,11 @@ impl Core {
                 None => return Ok(Appended { refusal, ..Appended::default() }),
             }
             if let Some((record, _)) = &mut record {
-                *record = EncodedRecord::new(id, epoch, &batch)?;
+                *record = EncodedRecord::new(id, &stamp, &batch)?;
             }
         }
         let (lsn, ack) = self.log.append(id, record)?;
-        let held = Arc::new(HeldBatch::new(batch, lsn, epoch, reservation));
+        let held = Arc::new(HeldBatch::new(batch, lsn, stamp, reservation));
         let followed = self.tails.follow(id);
         let wanted = (followed || self.patterns.is_some()).then(|| held.clone());
         self.insert(state, held, rules.now);
@@ -185,12 +185,19 @@ impl Core {
     }
 
     /// Puts a replayed batch where it was.
-    pub(crate) fn replay(&self, id: &TenantId, batch: Batch, lsn: Lsn, epoch: i64, reservation: Reservation) {
+    pub(crate) fn replay(
+        &self,
+        id: &TenantId,
+        batch: Batch,
+        lsn: Lsn,
+        stamp: PushStamp,
+        reservation: Reservation,
+    ) {
         let now = self.clock.now();
         let (tenant, ()) = self.with_tenant(id, |state| {
             let new_streams = state.learn(&batch, now);
             self.count_new_streams(id, state, new_streams);
-            let held = Arc::new(HeldBatch::new(batch, lsn, epoch, reservation));
+            let held = Arc::new(HeldBatch::new(batch, lsn, stamp, reservation));
             if let Some(patterns) = &self.patterns {
                 patterns.offer_replayed(id, &held);
             }

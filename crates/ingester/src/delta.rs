@@ -77,10 +77,10 @@ impl Table for DeltaTable {
 fn build(part: &Part, options: &BlockOptions, writer: &str) -> block::Result<Vec<BuiltBlock>> {
     let segment = &part.segment;
     let (first, last) = segment.lsns().unwrap_or_default();
-    let (epoch_min, epoch_max) = segment.epochs().unwrap_or_default();
-    let name = format!("{epoch_min}-{writer}-{first}-{last}-{}", part.attempt);
+    let (received_min, received_max) = segment.seconds().unwrap_or_default();
+    let name = format!("{received_min}-{writer}-{first}-{last}-{}", part.attempt);
     let origin =
-        BlockOrigin { level: 0, epoch_min, epoch_max, part: part.attempt, writer: writer.to_owned() };
+        BlockOrigin { level: 0, received_min, received_max, part: part.attempt, writer: writer.to_owned() };
     let days = segment.days();
     days.into_iter()
         .map(|(date, streams)| {

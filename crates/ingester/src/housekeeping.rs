@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHasher;
+use skald_model::time::SECOND;
 use skald_model::{TenantId, Timestamp};
 
 use crate::config::Config;
@@ -27,8 +28,8 @@ pub(crate) async fn tick(core: Arc<Core>) {
         let (reason, tenant_streams) = {
             let mut state = tenant.lock();
             state.forget_idle(idle_cut);
-            let epoch_ended = state.active_age().is_some_and(|(since, epoch, bytes)| {
-                is_due(&core.config, &tenant.id, Active { since, epoch, bytes }, now)
+            let epoch_ended = state.active_age().is_some_and(|(since, second, bytes)| {
+                is_due(&core.config, &tenant.id, Active { since, second, bytes }, now)
             });
             let reason = if epoch_ended {
                 Some(SealReason::Epoch)
@@ -54,14 +55,16 @@ pub(crate) async fn tick(core: Arc<Core>) {
 #[derive(Clone, Copy, Debug)]
 struct Active {
     since: Timestamp,
-    epoch: i64,
+    /// The lowest of its stamps.
+    second: i64,
     bytes: usize,
 }
 
 /// Whether the segment should be sealed: its epoch has ended, and it is worth a file or has waited long enough.
 fn is_due(config: &Config, tenant: &TenantId, active: Active, now: Timestamp) -> bool {
     let interval = nanos(config.flush_interval).max(1);
-    let epoch_end = active.epoch.saturating_add(1).saturating_mul(interval);
+    let epoch = active.second.saturating_mul(SECOND).div_euclid(interval);
+    let epoch_end = epoch.saturating_add(1).saturating_mul(interval);
     let seal_at =
         epoch_end.saturating_add(nanos(config.flush_grace)).saturating_add(offset(tenant, interval));
     let waited = now.saturating_sub(active.since);
@@ -84,7 +87,6 @@ fn nanos(duration: Duration) -> i64 {
 mod tests {
     use super::*;
     use crate::samples::tenant;
-    use skald_model::time::SECOND;
 
     const MINUTE: i64 = 60 * SECOND;
 
@@ -93,7 +95,7 @@ mod tests {
         let config = Config::default();
         let id = tenant("t");
         let seal_at = 15 * MINUTE + 10 * SECOND + offset(&id, 5 * MINUTE);
-        let active = Active { since: 12 * MINUTE, epoch: 2, bytes: 2 << 20 };
+        let active = Active { since: 12 * MINUTE, second: 14 * 60, bytes: 2 << 20 };
         assert!(!is_due(&config, &id, active, seal_at - 1));
         assert!(is_due(&config, &id, active, seal_at));
     }
@@ -101,7 +103,7 @@ mod tests {
     #[test]
     fn a_small_tenant_is_carried_over_for_a_bounded_time() {
         let config = Config::default();
-        let small = Active { since: 12 * MINUTE, epoch: 2, bytes: 100 };
+        let small = Active { since: 12 * MINUTE, second: 12 * 60, bytes: 100 };
         assert!(!is_due(&config, &tenant("t"), small, 41 * MINUTE));
         assert!(is_due(&config, &tenant("t"), small, 42 * MINUTE));
     }

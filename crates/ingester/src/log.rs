@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use skald_model::{Batch, Result, TenantId};
+use skald_model::{Batch, PushStamp, Result, TenantId};
 
 use crate::wal::{Ack, EncodedRecord, Lsn, Room, Wal};
 
@@ -20,11 +20,11 @@ impl Log {
     pub(crate) async fn admit(
         &self,
         tenant: &TenantId,
-        epoch: i64,
+        stamp: &PushStamp,
         batch: &Batch,
     ) -> Result<Option<(EncodedRecord, Room)>> {
         let Log::On(wal) = self else { return Ok(None) };
-        let record = EncodedRecord::new(tenant, epoch, batch)?;
+        let record = EncodedRecord::new(tenant, stamp, batch)?;
         let room = wal.room_for(&record).await?;
         Ok(Some((record, room)))
     }

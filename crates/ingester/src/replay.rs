@@ -131,8 +131,8 @@ async fn insert(core: &Arc<Core>, record: Record, mut batch: Batch) {
         tracing::warn!(error = failing.map(|e| e.message), "the replay waits for flushes to free memory");
     };
     // Nothing else of the record is needed, and the batch may share its buffer.
-    let Record { lsn, tenant, epoch, batch: _encoded } = record;
-    core.replay(&tenant, batch, lsn, epoch, reservation);
+    let Record { lsn, tenant, stamp, batch: _encoded } = record;
+    core.replay(&tenant, batch, lsn, stamp, reservation);
 }
 
 #[cfg(test)]

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
-use skald_model::{Error, GroupVolume, Result, StreamId, TenantId, TenantLimits};
-use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use skald_model::time::SECOND;
+use skald_model::{EntryHash, Error, GroupVolume, PushStamp, Result, StreamId, TenantId, TenantLimits};
+use skald_rpc::ingester::{
+    HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamsRequest, VolumesRequest,
+};
 use skald_rpc::patterns::{PatternSeries, PatternsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailStream, TailTask, buffer};
@@ -140,14 +143,15 @@ impl Ingester {
         self.instance.release();
     }
 
-    /// Refuses stamps that no clock nearly right can have made.
-    fn check_epoch(&self, epoch: i64) -> Result<()> {
-        let interval = i64::try_from(self.core.config.flush_interval.as_nanos()).unwrap_or(i64::MAX).max(1);
-        let own = self.core.clock.now().div_euclid(interval);
-        if epoch.abs_diff(own) > 1 {
+    /// Refuses stamps that no clock nearly right can have made: by them replicas decide when to write what they have.
+    fn check_stamp(&self, stamp: &PushStamp) -> Result<()> {
+        let own = self.core.clock.now().div_euclid(SECOND);
+        let off = stamp.second.abs_diff(own);
+        let max = self.core.config.flush_interval.as_secs().max(1);
+        if off > max {
             return Err(Error::unavailable(format!(
-                "push is stamped with epoch {epoch}, but the clock of this ingester is in epoch {own}; check that clocks \
-                 agree and that ingester.flush_interval is the same everywhere"
+                "push is stamped {off} s away from the clock of this ingester, which takes at most {max} s \
+                 (ingester.flush_interval); check that the clocks of distributors and ingesters agree"
             )));
         }
         Ok(())
@@ -173,15 +177,15 @@ impl skald_rpc::Ingester for Ingester {
         if let Some(refusal) = self.core.refusal() {
             return Err(refusal);
         }
-        self.check_epoch(push.epoch)?;
-        let IngesterPush { tenant, epoch, batch } = push;
+        self.check_stamp(&push.stamp)?;
+        let IngesterPush { tenant, stamp, batch } = push;
         if batch.entries.refs.is_empty() {
             return Ok(());
         }
         let reservation = self.core.reserve(&batch).await?;
-        let record = self.core.log.admit(&tenant, epoch, &batch).await?;
+        let record = self.core.log.admit(&tenant, &stamp, &batch).await?;
         let batch = Arc::try_unwrap(batch).unwrap_or_else(|shared| (*shared).clone());
-        let appended = self.core.append(&tenant, Admitted { batch, epoch, reservation, record })?;
+        let appended = self.core.append(&tenant, Admitted { batch, stamp, reservation, record })?;
         if let Some(ack) = appended.ack {
             ack.wait().await?;
         }
@@ -218,16 +222,28 @@ impl skald_rpc::Ingester for Ingester {
         Ok(result)
     }
 
-    async fn streams(&self, request: StreamsRequest) -> Result<Vec<StreamInfo>> {
+    async fn streams(&self, request: StreamsRequest) -> Result<HeldStreams> {
         let selectors = query::parse_selectors(&request.selectors)?;
         let segments = self.core.cut(&request.tenant, request.version).await?;
         if segments.is_empty() || request.range.is_empty() {
-            return Ok(Vec::new());
+            return Ok(HeldStreams::default());
         }
         let find = move |cancelled: &query::Cancelled| {
             query::streams(&segments, &selectors, request.range, cancelled)
         };
         Ok(self.pool.run(find).await?.0)
+    }
+
+    async fn identities(&self, request: IdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        let segments = self.core.cut(&request.tenant, request.version).await?;
+        let find = move |cancelled: &query::Cancelled| query::identities(&segments, &request, cancelled);
+        Ok(self.pool.run(find).await?.0)
+    }
+
+    async fn holding(&self) -> Result<Holding> {
+        let oldest = |t: &Arc<crate::tenant::Tenant>| t.lock().oldest_second();
+        let oldest_stamp = self.core.all().iter().filter_map(oldest).min();
+        Ok(Holding { name: self.instance.id.clone(), oldest_stamp })
     }
 
     async fn pattern_streams(&self, request: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
@@ -265,14 +281,16 @@ impl skald_rpc::Ingester for Ingester {
     }
 
     async fn volumes(&self, request: VolumesRequest) -> Result<Vec<GroupVolume>> {
-        let VolumesRequest { streams: StreamsRequest { tenant, version, range, selectors }, spec } = request;
+        let VolumesRequest { streams: StreamsRequest { tenant, version, range, selectors }, spec, skip } =
+            request;
         let selectors = query::parse_selectors(&selectors)?;
         let segments = self.core.cut(&tenant, version).await?;
         if segments.is_empty() || range.is_empty() {
             return Ok(Vec::new());
         }
-        let count =
-            move |cancelled: &query::Cancelled| query::volumes(&segments, &selectors, range, spec, cancelled);
+        let count = move |cancelled: &query::Cancelled| {
+            query::volumes(&segments, &selectors, range, spec, &skip, cancelled)
+        };
         Ok(self.pool.run(count).await?.0)
     }
 

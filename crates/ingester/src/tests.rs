@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use skald_model::time::SECOND;
-use skald_model::{Batch, Error, Kind, Limits, Result, TenantId};
+use skald_model::{Batch, Error, Kind, Limits, PushStamp, Result, TenantId};
 use skald_rpc::Ingester as _;
 use skald_rpc::ingester::IngesterPush;
 use skald_runtime::clock::ManualClock;
@@ -153,8 +153,8 @@ impl Node {
 
     async fn push_batch(&self, id: &TenantId, batch: Batch) -> Result<()> {
         use skald_runtime::Clock as _;
-        let epoch = self.clock.now().div_euclid(300 * SECOND);
-        self.ingester.push(IngesterPush { tenant: id.clone(), epoch, batch: Arc::new(batch) }).await
+        let stamp = PushStamp::unnumbered(self.clock.now().div_euclid(SECOND));
+        self.ingester.push(IngesterPush { tenant: id.clone(), stamp, batch: Arc::new(batch) }).await
     }
 
     pub(crate) async fn push(&self, who: &str, streams: &[(&str, &[Sample<'_>])]) -> Result<()> {
@@ -301,7 +301,7 @@ async fn epochs_seal_by_the_clock_and_stamps_far_off_are_refused() {
     assert_eq!(table.version(&tenant("t")), 0);
     let push = IngesterPush {
         tenant: tenant("t"),
-        epoch: START / (300 * SECOND),
+        stamp: PushStamp::unnumbered(START / SECOND),
         batch: Arc::new(batch(&tenant("t"), &[("a", &[(START, "late", "")])])),
     };
     let error = node.ingester.push(push).await.unwrap_err();

@@ -16,8 +16,8 @@ use skald_ingester::wal::WalConfig;
 use skald_ingester::{Config, Ingester};
 use skald_model::time::{DAY, SECOND};
 use skald_model::{
-    Batch, BatchStream, Direction, EntryRef, Kind, Labels, Limits, LinePredicate, Selector, StreamId,
-    TenantId, TimeRange,
+    Batch, BatchStream, Direction, EntryRef, Kind, Labels, Limits, LinePredicate, PushStamp, Selector,
+    StreamId, TenantId, TimeRange,
 };
 use skald_rpc::Ingester as _;
 use skald_rpc::ingester::{IngesterPush, StreamsRequest};
@@ -70,8 +70,8 @@ impl Process {
     }
 
     async fn push(&self, entries: &[Entry]) {
-        let epoch = self.clock.now().div_euclid(300 * SECOND);
-        let push = IngesterPush { tenant: tenant(), epoch, batch: Arc::new(batch(entries)) };
+        let stamp = PushStamp::unnumbered(self.clock.now().div_euclid(SECOND));
+        let push = IngesterPush { tenant: tenant(), stamp, batch: Arc::new(batch(entries)) };
         self.ingester.push(push).await.unwrap();
     }
 
@@ -204,8 +204,8 @@ async fn history(seed: u64, faults: Option<FaultConfig>) {
         range: TimeRange::ALL,
         selectors: Vec::new(),
     };
-    if let Ok(streams) = process.ingester.streams(request).await {
-        assert!(streams.is_empty(), "nothing is left in memory");
+    if let Ok(held) = process.ingester.streams(request).await {
+        assert!(held.streams.is_empty(), "nothing is left in memory");
     }
     process.ingester.shutdown().await;
 }

@@ -166,6 +166,7 @@ impl Block {
                 max_ts: s.max_ts,
                 entries: u64::from(s.rows.end - s.rows.start),
                 bytes: s.bytes,
+                digest: s.digest,
             })
         };
         ordinals.into_iter().map(|o| info(o).map_err(|e| self.damaged(&e))).collect()

@@ -5,6 +5,7 @@
 //! threads and is bounded in number; a task whose caller has gone away stops at the next step.
 
 mod blocks;
+mod identities;
 mod logs;
 mod metric;
 mod pool;
@@ -16,10 +17,11 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use skald_logql::ast::{Expr, LogExpr};
 use skald_logql::syntax::{ParseOptions, parse_selector, parse_with};
-use skald_model::{Error, GroupVolume, Result, Selector, VolumeCollector};
+use skald_model::{EntryHash, Error, GroupVolume, Result, Selector, StreamId, VolumeCollector};
 use skald_rpc::ingester::StreamInfo;
 use skald_rpc::querier::{
-    BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
+    BlockIdentitiesRequest, BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult,
+    MetricTask,
 };
 use skald_storage::cache::CacheMetrics;
 use skald_storage::table::Catalog;
@@ -116,6 +118,10 @@ impl skald_rpc::Querier for Querier {
             all.extend(streams);
         }
         Ok(StreamInfo::join(all))
+    }
+
+    async fn identities(&self, request: BlockIdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        identities::run(self, request).await
     }
 
     async fn volumes(&self, request: BlockVolumesRequest) -> Result<Vec<GroupVolume>> {

@@ -1,10 +1,13 @@
 //! The service that keeps what the table does not hold yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{Batch, GroupVolume, Labels, Result, StreamId, TenantId, TimeRange, Timestamp, VolumeSpec};
+use skald_model::{
+    Batch, Digest, EntryHash, GroupVolume, Labels, PushStamp, Result, StreamId, TenantId, TimeRange,
+    Timestamp, VolumeSpec,
+};
 
 use crate::patterns::{PatternSeries, PatternsRequest};
 use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
@@ -15,8 +18,8 @@ use crate::tail::{TailStream, TailTask};
 pub struct IngesterPush {
     /// Whose entries.
     pub tenant: TenantId,
-    /// `floor(receive time / epoch length)` by the distributor's clock; retries keep their stamp.
-    pub epoch: i64,
+    /// Which push it is a part of, and when that came.
+    pub stamp: PushStamp,
     /// The entries.
     pub batch: Arc<Batch>,
 }
@@ -41,6 +44,45 @@ pub struct VolumesRequest {
     pub streams: StreamsRequest,
     /// What to count.
     pub spec: VolumeSpec,
+    /// Streams that are counted elsewhere.
+    pub skip: Arc<HashSet<StreamId>>,
+}
+
+/// Which entries to tell the identities of.
+#[derive(Clone, Debug)]
+pub struct IdentitiesRequest {
+    /// Whose entries.
+    pub tenant: TenantId,
+    /// The table version that the caller reads beside this; −1 when there is no table.
+    pub version: i64,
+    /// Nothing that came after this place in the ingester's log; see [`HeldStreams::cut`].
+    pub cut: u64,
+    /// Only entries inside.
+    pub range: TimeRange,
+    /// Of these streams.
+    pub streams: Vec<StreamId>,
+}
+
+/// Most entries whose identities one request tells.
+pub const IDENTITIES_MAX: usize = 2_000_000;
+
+/// The streams that an ingester holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldStreams {
+    /// The place in the ingester's log up to which they were counted. Later questions that name it see the same entries,
+    /// whatever is pushed in between.
+    pub cut: u64,
+    /// The streams, sorted by labels.
+    pub streams: Vec<StreamInfo>,
+}
+
+/// How far an ingester is with writing out what it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The ingester's name.
+    pub name: String,
+    /// The stamp of the oldest push of which the table does not hold everything; `None` when it holds all.
+    pub oldest_stamp: Option<i64>,
 }
 
 /// A stream that an ingester holds entries of.
@@ -58,6 +100,9 @@ pub struct StreamInfo {
     pub entries: u64,
     /// Raw bytes of their lines.
     pub bytes: u64,
+    /// Of all entries that the source holds of the stream, also of those outside of the range asked for; empty from a
+    /// source that does not tell. Two sources with equal digests hold the same.
+    pub digest: Digest,
 }
 
 impl StreamInfo {
@@ -67,6 +112,7 @@ impl StreamInfo {
         self.max_ts = self.max_ts.max(other.max_ts);
         self.entries += other.entries;
         self.bytes += other.bytes;
+        self.digest.merge(&other.digest);
     }
 
     /// Joins streams of several sources: each once, sorted by labels.
@@ -102,7 +148,14 @@ pub trait Ingester: Send + Sync + 'static {
     async fn query_metric(&self, task: MetricTask) -> Result<MetricResult>;
 
     /// The streams with entries that the table does not hold at the given version; errors as for [`Ingester::query_logs`].
-    async fn streams(&self, request: StreamsRequest) -> Result<Vec<StreamInfo>>;
+    async fn streams(&self, request: StreamsRequest) -> Result<HeldStreams>;
+
+    /// The identities of entries that the table does not hold at the given version; errors as for
+    /// [`Ingester::query_logs`], and `Kind::InvalidArgument` when they are too many to be compared.
+    async fn identities(&self, request: IdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>>;
+
+    /// How far it is with writing out.
+    async fn holding(&self) -> Result<Holding>;
 
     /// Follows what is appended: once this has returned, every entry that becomes visible to queries and was not yet
     /// is handed on, repeated pushes included. `Kind::InvalidArgument` when the tenant has as many tails as it may.

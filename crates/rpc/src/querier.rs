@@ -74,8 +74,13 @@ pub struct MetricTask {
     pub shard: (u32, u32),
     /// Raw bytes of lines that the task may still read.
     pub max_bytes: u64,
-    /// Entries that an ingester leaves out, because the table has them, too. Rarely any.
+    /// Entries that an ingester leaves out, because another source has them, too. Rarely any.
     pub exclude: Arc<HashSet<(StreamId, EntryHash)>>,
+    /// An ingester leaves out what came after this place in its log ([`HeldStreams::cut`](crate::ingester::HeldStreams));
+    /// `None` leaves out nothing.
+    pub cut: Option<u64>,
+    /// Streams that an ingester leaves out, because another source answers for them.
+    pub skip: Arc<HashSet<StreamId>>,
 }
 
 /// Mergeable partial aggregates.
@@ -125,6 +130,19 @@ pub struct BlockStreamsRequest {
     pub selectors: Vec<String>,
 }
 
+/// Which entries of some blocks to tell the identities of.
+#[derive(Clone, Debug)]
+pub struct BlockIdentitiesRequest {
+    /// Whose blocks.
+    pub tenant: TenantId,
+    /// The blocks.
+    pub blocks: Vec<BlockRef>,
+    /// Only entries inside.
+    pub range: TimeRange,
+    /// Of these streams.
+    pub streams: Vec<StreamId>,
+}
+
 /// How much some blocks hold.
 #[derive(Clone, Debug)]
 pub struct BlockVolumesRequest {
@@ -145,6 +163,9 @@ pub trait Querier: Send + Sync + 'static {
 
     /// The streams of some blocks, each once, with what the blocks hold of them taken together.
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>>;
+
+    /// The identities of entries of some blocks. `Kind::InvalidArgument` when they are too many to be compared.
+    async fn identities(&self, request: BlockIdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>>;
 
     /// How much some blocks hold, by their stream indexes alone. `Kind::InvalidArgument` for an answer that is too
     /// large.

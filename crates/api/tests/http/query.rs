@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use http::Request;
 use skald_api::Config;
-use skald_model::{Error, Labels, StreamId};
+use skald_model::{Digest, Error, Labels, StreamId};
 use skald_rpc::frontend::{QueryData, Series};
 use skald_rpc::ingester::StreamInfo;
 
@@ -155,6 +155,7 @@ async fn answers_of_names_values_and_series() {
         max_ts: 0,
         entries: 0,
         bytes: 0,
+        digest: Digest::default(),
     };
     *services.series.lock().unwrap() = vec![stream(&[("b", "2"), ("a", "1")]), stream(&[])];
     let answer = get(&router, "/loki/api/v1/label/x/values").await;

@@ -10,12 +10,16 @@ use http_body_util::BodyExt as _;
 use prometheus::Registry;
 use skald_api::status::ConfigView;
 use skald_api::{ApiDeps, Config, Node, router};
-use skald_model::{Error, GroupVolume, Kind, Limits, Push, QueryStats, Result, StreamId, TenantId};
+use skald_model::{
+    EntryHash, Error, GroupVolume, Kind, Limits, Push, QueryStats, Result, StreamId, TenantId,
+};
 use skald_rpc::frontend::{
     DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest, QueryData,
     QueryResponse, RangeQuery, VolumeQuery,
 };
-use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use skald_rpc::ingester::{
+    HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamInfo, StreamsRequest, VolumesRequest,
+};
 use skald_rpc::patterns::{PatternSeries, PatternsQuery, PatternsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailQuery, TailStream, TailTask};
@@ -170,7 +174,13 @@ impl Ingester for Services {
     async fn query_metric(&self, _: MetricTask) -> Result<MetricResult> {
         Err(unused())
     }
-    async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
+    async fn streams(&self, _: StreamsRequest) -> Result<HeldStreams> {
+        Err(unused())
+    }
+    async fn identities(&self, _: IdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        Err(unused())
+    }
+    async fn holding(&self) -> Result<Holding> {
         Err(unused())
     }
     async fn pattern_streams(&self, _: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {

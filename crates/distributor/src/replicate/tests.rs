@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use skald_model::batch::{BatchStream, EntryRef};
 use skald_model::ring::{RingMember, tokens_of};
-use skald_model::{GroupVolume, Labels, StreamId};
+use skald_model::{EntryHash, GroupVolume, Labels, StreamId};
 use skald_rpc::Ingester;
-use skald_rpc::ingester::{StreamInfo, StreamsRequest, VolumesRequest};
+use skald_rpc::ingester::{HeldStreams, Holding, IdentitiesRequest, StreamsRequest, VolumesRequest};
 use skald_rpc::patterns::{PatternSeries, PatternsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailStream, TailTask};
@@ -38,8 +38,14 @@ impl Ingester for Fake {
     async fn query_metric(&self, _: MetricTask) -> Result<MetricResult> {
         Ok(MetricResult::default())
     }
-    async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
-        Ok(vec![])
+    async fn streams(&self, _: StreamsRequest) -> Result<HeldStreams> {
+        Ok(HeldStreams::default())
+    }
+    async fn identities(&self, _: IdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        Err(Error::internal("not asked for"))
+    }
+    async fn holding(&self) -> Result<Holding> {
+        Err(Error::internal("not asked for"))
     }
     async fn pattern_streams(&self, _: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
         Err(Error::internal("not asked for"))
@@ -89,7 +95,7 @@ async fn run(errors: &[Option<Error>], streams: usize) -> (Result<()>, BTreeMap<
         (RingMember { name, zone: String::new(), tokens }, f.clone() as Arc<dyn Ingester>)
     });
     let view = Arc::new(View::new(members.collect(), vec![], 3));
-    let outcome = replicate(&view, &TenantId::new("t").unwrap(), 0, batch(streams)).await;
+    let outcome = replicate(&view, &TenantId::new("t").unwrap(), PushStamp::default(), batch(streams)).await;
     let mut copies = BTreeMap::new();
     for f in &fakes {
         for l in f.lines.lock().iter() {

@@ -9,10 +9,14 @@ use parking_lot::Mutex;
 use skald_cluster::topology::Member;
 use skald_cluster::{Topology, View};
 use skald_model::ring::RingMember;
-use skald_model::{Error, Labels, Result, StreamId, TenantId};
-use skald_rpc::ingester::{IngesterPush, StreamInfo, StreamsRequest};
+use skald_model::{EntryHash, Error, Labels, Result, StreamId, TenantId};
+use skald_rpc::ingester::{
+    HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamInfo, StreamsRequest,
+};
 use skald_rpc::patterns::{PatternSeries, PatternsRequest};
-use skald_rpc::querier::{BlockStreamsRequest, LogResult, LogTask, MetricResult, MetricTask};
+use skald_rpc::querier::{
+    BlockIdentitiesRequest, BlockStreamsRequest, LogResult, LogTask, MetricResult, MetricTask,
+};
 use skald_rpc::tail::{Dropped, TailQuery, TailStream, TailTask, TailWriter, buffer};
 use skald_rpc::{Ingester, Querier, QueryFrontend as _};
 
@@ -59,8 +63,14 @@ impl Ingester for Fake {
     async fn query_metric(&self, _: MetricTask) -> Result<MetricResult> {
         Ok(MetricResult::default())
     }
-    async fn streams(&self, _: StreamsRequest) -> Result<Vec<StreamInfo>> {
-        Ok(vec![])
+    async fn streams(&self, _: StreamsRequest) -> Result<HeldStreams> {
+        Ok(HeldStreams::default())
+    }
+    async fn identities(&self, _: IdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        Err(Error::internal("not asked for"))
+    }
+    async fn holding(&self) -> Result<Holding> {
+        Err(Error::internal("not asked for"))
     }
     async fn pattern_streams(&self, _: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
         Err(Error::internal("not asked for"))
@@ -98,6 +108,9 @@ impl Querier for NoBlocks {
         Ok(MetricResult::default())
     }
     async fn streams(&self, _: BlockStreamsRequest) -> Result<Vec<StreamInfo>> {
+        Ok(vec![])
+    }
+    async fn identities(&self, _: BlockIdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
         Ok(vec![])
     }
 }

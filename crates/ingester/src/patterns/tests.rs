@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use skald_logql::{Expr, LogQuery};
-use skald_model::{Limits, Selector, StreamId, TimeRange};
+use skald_model::{Limits, PushStamp, Selector, StreamId, TimeRange};
 use skald_rpc::Ingester as _;
 use skald_rpc::patterns::PatternsRequest;
 
@@ -356,7 +356,12 @@ async fn batches_without_room_are_stood_for_by_the_next() {
     let lines: Vec<_> = (0..100).map(|i| (START + i, "took 1 s", "")).collect();
     let held = |lsn| {
         let reservation = memory.try_reserve(QUEUE_BYTES / 2).unwrap();
-        Arc::new(HeldBatch::new(batch(&tenant("t"), &[("a", &lines)]), lsn, 0, reservation))
+        Arc::new(HeldBatch::new(
+            batch(&tenant("t"), &[("a", &lines)]),
+            lsn,
+            PushStamp::default(),
+            reservation,
+        ))
     };
     for lsn in 1..=4 {
         patterns.offer(&tenant("t"), &held(lsn));

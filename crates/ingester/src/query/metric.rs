@@ -9,7 +9,7 @@ use skald_rpc::querier::{MetricResult, MetricTask};
 use super::merge::Merge;
 use super::sources::{BodySearch, Copies, Source, Sources};
 use super::{Budget, Cancelled};
-use crate::segment::Segment;
+use crate::segment::{Row, Segment};
 
 /// Runs a metric task over segments, older ones first.
 pub(crate) fn query_metric(
@@ -40,7 +40,10 @@ fn aggregate(
     stats: &mut QueryStats,
 ) -> Result<Vec<u8>> {
     let (own, shards) = (u64::from(task.shard.0), u64::from(task.shard.1.max(1)));
-    let sources = Sources::select(segments, &leaf.selector, leaf.times(steps), |id| id.0 % shards == own);
+    let sources = Sources::select(segments, &leaf.selector, leaf.times(steps), |id| {
+        id.0 % shards == own && !task.skip.contains(&id)
+    });
+    let cut = task.cut.unwrap_or(u64::MAX);
     if sources.list.is_empty() {
         return Ok(Vec::new());
     }
@@ -52,7 +55,11 @@ fn aggregate(
         let mut copies = Copies::default();
         let cursors = same.iter().map(Source::cursor).collect();
         let mut merge = Merge::new(cursors, Direction::Forward);
-        while let Some((i, row)) = merge.next(|i, row| bodies.may_match(same[i].segment, row)) {
+        let mut wanted = |i: usize, row: &Row| {
+            let segment = same[i].segment;
+            segments[segment].batches().get(row.batch).lsn <= cut && bodies.may_match(segment, row)
+        };
+        while let Some((i, row)) = merge.next(&mut wanted) {
             let source = &same[i];
             let batches = segments[source.segment].batches();
             let (line, metadata) = (batches.line(row), batches.metadata(row));

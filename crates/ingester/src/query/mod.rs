@@ -3,6 +3,7 @@
 //! A query works on a cut of the tenant's segments (see [`crate::tenant`]) that nothing changes any more, on a blocking
 //! thread, a bounded number at a time. It stops when nobody waits for it.
 
+mod identities;
 mod logs;
 mod merge;
 mod metric;
@@ -14,6 +15,7 @@ mod volumes;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use identities::identities;
 pub(crate) use logs::{Stages, query_logs};
 pub(crate) use metric::query_metric;
 pub(crate) use pool::{Cancelled, Pool};

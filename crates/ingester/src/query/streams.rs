@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use skald_model::{Result, Selector, TimeRange};
-use skald_rpc::ingester::StreamInfo;
+use skald_rpc::ingester::{HeldStreams, StreamInfo};
 
 use super::Cancelled;
 use crate::segment::{Segment, StreamRows};
@@ -14,7 +14,7 @@ pub(crate) fn streams(
     selectors: &[Selector],
     range: TimeRange,
     cancelled: &Cancelled,
-) -> Result<Vec<StreamInfo>> {
+) -> Result<HeldStreams> {
     let passes =
         |s: &StreamRows| selectors.is_empty() || selectors.iter().any(|sel| sel.matches(s.labels.as_ref()));
     let mut found = Vec::new();
@@ -22,7 +22,8 @@ pub(crate) fn streams(
         cancelled.check()?;
         found.extend(segment.streams().iter().filter(|s| passes(s)).filter_map(|s| info(segment, s, range)));
     }
-    Ok(StreamInfo::join(found))
+    let cut = segments.iter().filter_map(|s| s.lsns()).map(|(_, last)| last).max().unwrap_or(0);
+    Ok(HeldStreams { cut, streams: StreamInfo::join(found) })
 }
 
 fn info(segment: &Segment, stream: &StreamRows, range: TimeRange) -> Option<StreamInfo> {
@@ -39,5 +40,6 @@ fn info(segment: &Segment, stream: &StreamRows, range: TimeRange) -> Option<Stre
         max_ts: last.timestamp,
         entries: rows.len() as u64,
         bytes,
+        digest: stream.digest,
     })
 }

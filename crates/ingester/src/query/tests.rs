@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use skald_model::{Direction, LogEntry, TimeRange};
+use skald_model::{Direction, LogEntry, PushStamp, TimeRange};
 use skald_rpc::querier::{LogResult, LogTask};
+use std::collections::HashSet;
 
 use super::*;
 use crate::memory::Memory;
@@ -13,7 +14,7 @@ use crate::segment::{HeldBatch, Segment};
 fn segment(lsn: u64, streams: &[(&str, &[Sample<'_>])]) -> Arc<Segment> {
     let reservation = Memory::new(1 << 20).try_reserve(64).unwrap();
     let mut segment = Segment::default();
-    segment.insert(HeldBatch::new(batch(&tenant("t"), streams), lsn, 0, reservation));
+    segment.insert(HeldBatch::new(batch(&tenant("t"), streams), lsn, PushStamp::default(), reservation));
     Arc::new(segment)
 }
 
@@ -148,7 +149,7 @@ fn streams_are_told_with_what_is_known_of_them() {
     let find = |selectors: &[&str], range| {
         let selectors: Vec<_> = selectors.iter().map(|s| (*s).to_owned()).collect();
         let selectors = parse_selectors(&selectors).unwrap();
-        let found = streams(&segments, &selectors, range, &Cancelled::default()).unwrap();
+        let found = streams(&segments, &selectors, range, &Cancelled::default()).unwrap().streams;
         let show = |s: &skald_rpc::ingester::StreamInfo| {
             (s.labels.get("app").unwrap().to_owned(), s.min_ts, s.max_ts, s.entries, s.bytes)
         };
@@ -227,6 +228,8 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
             shard,
             max_bytes: u64::MAX,
             exclude: Arc::new(exclude.iter().copied().collect()),
+            cut: None,
+            skip: Arc::default(),
         };
         query_metric(&segments, &query, &task, &Cancelled::default()).unwrap()
     };
@@ -255,7 +258,7 @@ fn volumes_are_counted_entry_by_entry() {
     let count = |step, selector: &str, range| {
         let spec = VolumeSpec { step, groups: VolumeGroups::Streams, whole_kib: false };
         let selectors = parse_selectors(&[selector.to_owned()]).unwrap();
-        volumes(&segments, &selectors, range, spec, &Cancelled::default()).unwrap()
+        volumes(&segments, &selectors, range, spec, &HashSet::new(), &Cancelled::default()).unwrap()
     };
     let metadata = skald_model::volume::metadata_text_bytes(
         segments[0].batches().metadata(&segments[0].streams()[0].rows[1]),

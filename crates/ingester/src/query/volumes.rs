@@ -1,8 +1,11 @@
 //! How much is in memory, and where in time.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use skald_model::{GroupVolume, Result, Selector, StepVolume, TimeRange, VolumeCollector, VolumeSpec};
+use skald_model::{
+    GroupVolume, Result, Selector, StepVolume, StreamId, TimeRange, VolumeCollector, VolumeSpec,
+};
 
 use super::Cancelled;
 use crate::segment::{Segment, StreamRows};
@@ -13,10 +16,13 @@ pub(crate) fn volumes(
     selectors: &[Selector],
     range: TimeRange,
     spec: VolumeSpec,
+    skip: &HashSet<StreamId>,
     cancelled: &Cancelled,
 ) -> Result<Vec<GroupVolume>> {
-    let passes =
-        |s: &StreamRows| selectors.is_empty() || selectors.iter().any(|sel| sel.matches(s.labels.as_ref()));
+    let passes = |s: &StreamRows| {
+        !skip.contains(&s.id)
+            && (selectors.is_empty() || selectors.iter().any(|sel| sel.matches(s.labels.as_ref())))
+    };
     let mut all = VolumeCollector::new(spec, range);
     for segment in segments {
         for stream in segment.streams().iter().filter(|s| passes(s)) {

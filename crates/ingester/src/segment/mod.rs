@@ -16,7 +16,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use skald_model::time::{DAY, day_of};
 use skald_model::volume::metadata_text_bytes;
-use skald_model::{Batch, EntryRef, Labels, LabelsRef, StreamId, TimeRange, Timestamp};
+use skald_model::{
+    Batch, Digest, EntryHash, EntryRef, Labels, LabelsRef, PushStamp, StreamId, TimeRange, Timestamp,
+};
 
 use crate::memory::Reservation;
 use crate::wal::Lsn;
@@ -29,8 +31,8 @@ pub struct HeldBatch {
     pub batch: Batch,
     /// Its place in the log.
     pub lsn: Lsn,
-    /// The epoch stamp of its push.
-    pub epoch: i64,
+    /// The stamp of its push.
+    pub stamp: PushStamp,
     reservation: Reservation,
 }
 
@@ -51,6 +53,8 @@ pub struct StreamRows {
     pub bytes: u64,
     /// Bytes of names and values of structured metadata.
     pub metadata_bytes: u64,
+    /// Of its entries; empty unless the segment keeps digests.
+    pub digest: Digest,
     /// The next stream with the same id and other labels.
     collision: Option<u32>,
     ties: rows::Ties,
@@ -63,9 +67,11 @@ pub struct Segment {
     streams: Vec<StreamRows>,
     by_id: FxHashMap<StreamId, u32>,
     lsns: Option<(Lsn, Lsn)>,
-    epochs: Option<(i64, i64)>,
+    seconds: Option<(i64, i64)>,
     memory_bytes: usize,
     entries: u64,
+    /// Whether the streams' digests are kept, which costs a hash for each entry.
+    digests: bool,
 }
 
 /// What an insertion did.
@@ -92,9 +98,9 @@ pub struct DayRows {
 
 impl HeldBatch {
     /// Takes `batch` without its compressed form, which only the log needs.
-    pub fn new(mut batch: Batch, lsn: Lsn, epoch: i64, reservation: Reservation) -> Self {
+    pub fn new(mut batch: Batch, lsn: Lsn, stamp: PushStamp, reservation: Reservation) -> Self {
         batch.entries.compressed = None;
-        Self { batch, lsn, epoch, reservation }
+        Self { batch, lsn, stamp, reservation }
     }
 
     /// Bytes that it holds of the memory budget.
@@ -128,6 +134,11 @@ impl Batches {
         batch.entries.metadata(entry)
     }
 
+    /// The identity of `row` inside its stream.
+    pub fn identity(&self, row: &Row) -> EntryHash {
+        EntryHash::of(row.timestamp, self.line(row), self.metadata(row))
+    }
+
     /// Raw bytes of the line of `row`.
     pub fn line_len(&self, row: &Row) -> u64 {
         u64::from(self.entry(row).1.line_len)
@@ -138,9 +149,9 @@ impl Batches {
         metadata_text_bytes(self.metadata(row))
     }
 
-    /// The epoch stamp that `row` came with.
-    pub fn epoch(&self, row: &Row) -> i64 {
-        self.0[row.batch as usize].epoch
+    /// The stamp that `row` came with.
+    pub fn stamp(&self, row: &Row) -> PushStamp {
+        self.0[row.batch as usize].stamp
     }
 
     /// The batch with the given number, as rows count them.
@@ -176,6 +187,7 @@ impl StreamRows {
             rows: self.rows.clone(),
             bytes: self.bytes,
             metadata_bytes: self.metadata_bytes,
+            digest: self.digest,
             collision: self.collision,
             ties: rows::Ties::default(),
         }
@@ -195,12 +207,17 @@ impl StreamRows {
 }
 
 impl Segment {
+    /// An empty segment, whose streams have digests if wanted.
+    pub fn new(digests: bool) -> Self {
+        Self { digests, ..Self::default() }
+    }
+
     /// Adds a batch. Its LSN is above all that came before.
     pub fn insert(&mut self, held: impl Into<Arc<HeldBatch>>) -> Inserted {
         let held = held.into();
-        let (lsn, epoch) = (held.lsn, held.epoch);
+        let (lsn, second) = (held.lsn, held.stamp.second);
         self.lsns = Some((self.lsns.map_or(lsn, |l| l.0), lsn));
-        self.epochs = Some(self.epochs.map_or((epoch, epoch), |e| (e.0.min(epoch), e.1.max(epoch))));
+        self.seconds = Some(self.seconds.map_or((second, second), |e| (e.0.min(second), e.1.max(second))));
         let number = self.batches.len() as u32;
         Arc::make_mut(&mut self.batches).0.push(held.clone());
         let mut inserted = Inserted::default();
@@ -212,9 +229,16 @@ impl Segment {
                 batch: number,
                 entry,
             });
-            let added = rows::insert(Arc::make_mut(&mut stream.rows), &mut stream.ties, rows, &self.batches);
+            let added = rows::insert(
+                Arc::make_mut(&mut stream.rows),
+                &mut stream.ties,
+                rows,
+                &self.batches,
+                self.digests,
+            );
             stream.bytes += added.bytes;
             stream.metadata_bytes += added.metadata_bytes;
+            stream.digest.merge(&added.digest.unwrap_or_default());
             inserted.entries += added.entries;
             inserted.bytes += added.bytes;
             inserted.duplicates += pushed.entries.len() as u64 - added.entries;
@@ -247,6 +271,7 @@ impl Segment {
             rows: Arc::default(),
             bytes: 0,
             metadata_bytes: 0,
+            digest: Digest::default(),
             collision: None,
             ties: rows::Ties::default(),
         });
@@ -260,19 +285,20 @@ impl Segment {
             streams: self.streams.iter().map(StreamRows::frozen).collect(),
             by_id: FxHashMap::default(),
             lsns: self.lsns,
-            epochs: self.epochs,
+            seconds: self.seconds,
             memory_bytes: self.memory_bytes,
             entries: self.entries,
+            digests: self.digests,
         }
     }
 
     /// The same entries without those of log records up to `lsn`, which the table turned out to have.
     pub fn without(&self, lsn: Lsn) -> Segment {
-        let mut rest = Segment::default();
+        let mut rest = Segment::new(self.digests);
         let kept = |row: &&Row| self.batches.get(row.batch).lsn > lsn;
         rest.batches = self.batches.clone();
         rest.memory_bytes = self.memory_bytes;
-        rest.epochs = self.epochs;
+        rest.seconds = self.seconds;
         rest.lsns = self.lsns.filter(|l| l.1 > lsn).map(|l| (l.0.max(lsn + 1), l.1));
         for stream in &self.streams {
             let rows: Vec<Row> = stream.rows.iter().filter(kept).copied().collect();
@@ -282,6 +308,9 @@ impl Segment {
             let (at, _) = rest.stream(stream.id, &stream.labels);
             rest.streams[at].bytes = rows.iter().map(|r| self.batches.line_len(r)).sum();
             rest.streams[at].metadata_bytes = rows.iter().map(|r| self.batches.metadata_text_len(r)).sum();
+            if self.digests {
+                rows.iter().for_each(|r| rest.streams[at].digest.add(self.batches.identity(r)));
+            }
             rest.entries += rows.len() as u64;
             rest.streams[at].rows = Arc::new(rows);
         }
@@ -303,9 +332,9 @@ impl Segment {
         self.lsns
     }
 
-    /// The lowest and the highest epoch stamp.
-    pub fn epochs(&self) -> Option<(i64, i64)> {
-        self.epochs
+    /// The lowest and the highest second of stamps.
+    pub fn seconds(&self) -> Option<(i64, i64)> {
+        self.seconds
     }
 
     /// Bytes it holds of the memory budget.

@@ -1,7 +1,7 @@
 //! Insertion into the sorted rows of a stream.
 
 use rustc_hash::FxHashSet;
-use skald_model::{EntryHash, Timestamp};
+use skald_model::{Digest, EntryHash, Timestamp};
 
 use super::Batches;
 
@@ -27,12 +27,14 @@ pub(super) struct Ties {
     hashes: Option<Box<FxHashSet<u128>>>,
 }
 
-/// Entries added, raw bytes of their lines, and bytes of their metadata.
+/// Entries added, raw bytes of their lines, bytes of their metadata, and their digest.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Added {
     pub(super) entries: u64,
     pub(super) bytes: u64,
     pub(super) metadata_bytes: u64,
+    /// Of the entries added, if it is wanted.
+    pub(super) digest: Option<Digest>,
 }
 
 /// Inserts `new` in the order of arrival. Entries in order of time go straight to the end; what is late is merged at
@@ -42,8 +44,9 @@ pub(super) fn insert(
     ties: &mut Ties,
     mut new: impl ExactSizeIterator<Item = Row>,
     batches: &Batches,
+    digests: bool,
 ) -> Added {
-    let mut added = Added::default();
+    let mut added = Added { digest: digests.then(Digest::default), ..Added::default() };
     let mut late = Vec::new();
     rows.reserve_exact_amortized(new.len());
     for row in new.by_ref() {
@@ -84,6 +87,9 @@ impl Added {
         self.entries += 1;
         self.bytes += batches.line_len(row);
         self.metadata_bytes += batches.metadata_text_len(row);
+        if let Some(digest) = &mut self.digest {
+            digest.add(batches.identity(row));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::samples::{self, Sample, batch, tenant};
 
 fn held(batch: Batch, lsn: Lsn) -> HeldBatch {
     let bytes = memory_cost(&batch);
-    HeldBatch::new(batch, lsn, 7, Memory::new(1 << 40).try_reserve(bytes).unwrap())
+    HeldBatch::new(batch, lsn, PushStamp::unnumbered(7), Memory::new(1 << 40).try_reserve(bytes).unwrap())
 }
 
 fn push(segment: &mut Segment, lsn: Lsn, streams: &[(&str, &[Sample<'_>])]) -> Inserted {
@@ -117,7 +117,7 @@ fn memory_is_given_back_with_the_last_holder() {
     let memory = Memory::new(1 << 20);
     let b = batch(&tenant("t"), &[("a", &[(1, "x", "")])]);
     let mut s = Segment::default();
-    s.insert(HeldBatch::new(b, 1, 0, memory.try_reserve(1024).unwrap()));
+    s.insert(HeldBatch::new(b, 1, PushStamp::default(), memory.try_reserve(1024).unwrap()));
     let reader = s.batches().clone();
     assert_eq!((memory.used(), s.memory_bytes()), (1024, 1024));
     drop(s);

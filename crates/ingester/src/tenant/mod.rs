@@ -196,9 +196,15 @@ impl State {
         self.active.memory_bytes()
     }
 
-    /// Since when the growing segment holds something, its lowest epoch, and its bytes; `None` if it is empty.
+    /// Since when the growing segment holds something, its lowest second of stamps, and its bytes; `None` if it is empty.
     pub(crate) fn active_age(&self) -> Option<(Timestamp, i64, usize)> {
-        self.active.epochs().map(|(lowest, _)| (self.active_since, lowest, self.active.memory_bytes()))
+        self.active.seconds().map(|(lowest, _)| (self.active_since, lowest, self.active.memory_bytes()))
+    }
+
+    /// The lowest second of stamps of what the table does not hold.
+    pub(crate) fn oldest_second(&self) -> Option<i64> {
+        let sealed = self.sealed.iter().filter_map(|s| s.segment.seconds());
+        sealed.chain(self.active.seconds()).map(|(lowest, _)| lowest).min()
     }
 
     /// Seals the growing segment. Returns its bytes, or `None` if there is nothing in it.

@@ -1,10 +1,10 @@
 //! The bytes of the log: a header per file, then records.
 //!
 //! ```text
-//! file    "SKALDWAL" · u32 version (1) · u64 sequence · u64 first LSN · u32 crc32 of the 28 bytes before
+//! file    "SKALDWAL" · u32 version (2) · u64 sequence · u64 first LSN · u32 crc32 of the 28 bytes before
 //! record  u32 magic · u32 payload length · u64 LSN · u64 synced · u32 crc32 of the payload
 //!         u32 crc32 of the 28 bytes before · payload
-//! payload u8 tenant length · tenant · i64 epoch · encoded batch (head, body)
+//! payload u8 tenant length · tenant · stamp (u64 origin · u64 sequence · i64 second) · encoded batch (head, body)
 //! ```
 //!
 //! All numbers are little endian. The header of a record is checked before its length is believed. `synced` is the
@@ -12,12 +12,12 @@
 //! record after it, is damage to something that had been acknowledged; damage beyond it is a torn write.
 
 use bytes::Bytes;
-use skald_model::TenantId;
+use skald_model::{PushStamp, TenantId};
 
 use super::Lsn;
 
 /// The version that this build writes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Bytes of a file's header.
 pub(crate) const FILE_HEADER_LEN: usize = 32;
 /// Bytes of a record's header.
@@ -32,6 +32,8 @@ const FILE_MAGIC: &[u8; 8] = b"SKALDWAL";
 /// What a file says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileHeader {
+    /// The version it was written in.
+    pub(crate) version: u32,
     /// Its number, also its name.
     pub(crate) sequence: u64,
     /// No record in it has a lower LSN.
@@ -42,7 +44,7 @@ impl FileHeader {
     pub(crate) fn encode(&self) -> [u8; FILE_HEADER_LEN] {
         let mut out = [0; FILE_HEADER_LEN];
         out[..8].copy_from_slice(FILE_MAGIC);
-        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..12].copy_from_slice(&self.version.to_le_bytes());
         out[12..20].copy_from_slice(&self.sequence.to_le_bytes());
         out[20..28].copy_from_slice(&self.first_lsn.to_le_bytes());
         let crc = crc32fast::hash(&out[..28]);
@@ -60,10 +62,10 @@ impl FileHeader {
             return Err("the header's checksum does not match".into());
         }
         let version = u32_at(bytes, 8);
-        if version != VERSION {
-            return Err(format!("version {version} of the log; this build reads version {VERSION}"));
+        if !(1..=VERSION).contains(&version) {
+            return Err(format!("version {version} of the log; this build reads versions 1 to {VERSION}"));
         }
-        Ok(Self { sequence: u64_at(bytes, 12), first_lsn: u64_at(bytes, 20) })
+        Ok(Self { version, sequence: u64_at(bytes, 12), first_lsn: u64_at(bytes, 20) })
     }
 }
 
@@ -105,21 +107,26 @@ impl RecordHeader {
 }
 
 /// The part of a payload before the batch.
-pub(crate) fn encode_prefix(tenant: &TenantId, epoch: i64) -> Vec<u8> {
+pub(crate) fn encode_prefix(tenant: &TenantId, stamp: &PushStamp) -> Vec<u8> {
     let name = tenant.as_str().as_bytes();
-    let mut out = Vec::with_capacity(name.len() + 9);
+    let mut out = Vec::with_capacity(name.len() + 1 + PushStamp::ENCODED_LEN);
     out.push(u8::try_from(name.len()).expect("a tenant id has at most 150 bytes"));
     out.extend_from_slice(name);
-    out.extend_from_slice(&epoch.to_le_bytes());
+    out.extend_from_slice(&stamp.encode());
     out
 }
 
-/// Takes a payload apart: tenant, epoch, encoded batch.
-pub(crate) fn decode_payload(payload: &Bytes) -> Option<(TenantId, i64, Bytes)> {
+/// Takes a payload of a file of `version` apart: tenant, stamp, encoded batch.
+pub(crate) fn decode_payload(payload: &Bytes, version: u32) -> Option<(TenantId, PushStamp, Bytes)> {
     let name_end = 1 + usize::from(*payload.first()?);
     let name = std::str::from_utf8(payload.get(1..name_end)?).ok()?;
-    let epoch = i64::from_le_bytes(payload.get(name_end..name_end + 8)?.try_into().ok()?);
-    Some((TenantId::new(name).ok()?, epoch, payload.slice(name_end + 8..)))
+    let rest = payload.get(name_end..)?;
+    // Version 1 told the epoch of the push, whose length the log does not know: long ago is as good an answer.
+    let (stamp, len) = match version {
+        1 => (rest.first_chunk::<8>().map(|_| PushStamp::default())?, 8),
+        _ => (PushStamp::decode(rest.first_chunk()?), PushStamp::ENCODED_LEN),
+    };
+    Some((TenantId::new(name).ok()?, stamp, payload.slice(name_end + len..)))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -141,7 +148,7 @@ mod tests {
             sequence in any::<u64>(), lsn in any::<u64>(), len in 0..PAYLOAD_LEN_MAX as u32, synced in any::<u64>(),
             bit in 0usize..256,
         ) {
-            let file = FileHeader { sequence, first_lsn: lsn };
+            let file = FileHeader { version: 1 + (len % 2), sequence, first_lsn: lsn };
             let record = RecordHeader { payload_len: len, lsn, synced, payload_crc: 7 };
             let (mut f, mut r) = (file.encode(), record.encode());
             prop_assert_eq!(FileHeader::decode(&f), Ok(file));
@@ -153,13 +160,15 @@ mod tests {
         }
 
         #[test]
-        fn payloads_round_trip_and_cut_ones_do_not_panic(epoch in any::<i64>(), cut in 0usize..20) {
+        fn payloads_round_trip_and_cut_ones_do_not_panic(n in any::<[u64; 2]>(), second in any::<i64>(), cut in 0usize..40) {
             let tenant = TenantId::new("team-a").unwrap();
-            let mut bytes = encode_prefix(&tenant, epoch);
+            let stamp = PushStamp { origin: n[0], sequence: n[1], second };
+            let mut bytes = encode_prefix(&tenant, &stamp);
             bytes.extend_from_slice(b"batch");
             let bytes = Bytes::from(bytes);
-            prop_assert_eq!(decode_payload(&bytes), Some((tenant, epoch, Bytes::from_static(b"batch"))));
-            let _ = decode_payload(&bytes.slice(..cut));
+            prop_assert_eq!(decode_payload(&bytes, VERSION), Some((tenant, stamp, Bytes::from_static(b"batch"))));
+            let cut = bytes.slice(..cut.min(bytes.len()));
+            let _ = (decode_payload(&cut, VERSION), decode_payload(&cut, 1));
         }
     }
 }

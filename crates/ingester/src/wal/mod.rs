@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use skald_model::{Batch, TenantId};
+use skald_model::{Batch, PushStamp, TenantId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use error::{Error, Result};
@@ -128,9 +128,9 @@ pub struct Ack(oneshot::Receiver<skald_model::Result<()>>);
 
 impl EncodedRecord {
     /// Encodes `batch`. Nothing of its body is copied.
-    pub fn new(tenant: &TenantId, epoch: i64, batch: &Batch) -> Result<Self> {
+    pub fn new(tenant: &TenantId, stamp: &PushStamp, batch: &Batch) -> Result<Self> {
         let (head, body) = batch.encode();
-        let prefix = format::encode_prefix(tenant, epoch);
+        let prefix = format::encode_prefix(tenant, stamp);
         let len = prefix.len() + head.len() + body.len();
         if len > format::PAYLOAD_LEN_MAX {
             return Err(Error::TooLarge { len, max: format::PAYLOAD_LEN_MAX });

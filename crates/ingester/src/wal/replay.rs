@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use memchr::memmem;
-use skald_model::TenantId;
+use skald_model::{PushStamp, TenantId};
 
 use super::error::{Error, Result};
 use super::files::{Files, list};
 use super::format::{
-    FILE_HEADER_LEN, FileHeader, RECORD_HEADER_LEN, RECORD_MAGIC, RecordHeader, decode_payload,
+    FILE_HEADER_LEN, FileHeader, RECORD_HEADER_LEN, RECORD_MAGIC, RecordHeader, VERSION, decode_payload,
 };
 use super::{CorruptAction, Lsn};
 use crate::metrics::WalMetrics;
@@ -24,8 +24,8 @@ pub struct Record {
     pub lsn: Lsn,
     /// Whose push it was.
     pub tenant: TenantId,
-    /// The push's epoch stamp.
-    pub epoch: i64,
+    /// The push's stamp.
+    pub stamp: PushStamp,
     /// The encoded [`skald_model::Batch`].
     pub batch: Bytes,
 }
@@ -48,6 +48,7 @@ pub struct Replay {
 #[derive(Debug)]
 struct OpenFile {
     sequence: u64,
+    version: u32,
     reader: BufReader<File>,
     offset: u64,
     len: u64,
@@ -121,9 +122,9 @@ impl Replay {
     }
 
     fn deliver(&self, record: RecordIn) -> Record {
-        let RecordIn { file, lsn, tenant, epoch, batch } = record;
+        let RecordIn { file, lsn, tenant, stamp, batch } = record;
         self.files.pin(file, &tenant, lsn);
-        Record { lsn, tenant, epoch, batch }
+        Record { lsn, tenant, stamp, batch }
     }
 
     /// Opens the next file, after its header. False at the end of the log.
@@ -135,8 +136,10 @@ impl Replay {
         let last = self.todo.iter().all(|(_, len)| *len <= FILE_HEADER_LEN as u64);
         let mut header = Vec::with_capacity(FILE_HEADER_LEN);
         reader.by_ref().take(FILE_HEADER_LEN as u64).read_to_end(&mut header).map_err(failed)?;
-        let mut file = OpenFile { sequence, reader, offset: header.len() as u64, len, last };
-        if let Err(reason) = FileHeader::decode(&header) {
+        let decoded = FileHeader::decode(&header);
+        let version = decoded.as_ref().map_or(VERSION, |h| h.version);
+        let mut file = OpenFile { sequence, version, reader, offset: header.len() as u64, len, last };
+        if let Err(reason) = decoded {
             if last && len <= FILE_HEADER_LEN as u64 {
                 // The crash came while the file was made; nothing was ever written to it. It must not stay: once other
                 // files follow, a bad header is corruption.
@@ -209,7 +212,7 @@ struct RecordIn {
     file: u64,
     lsn: Lsn,
     tenant: TenantId,
-    epoch: i64,
+    stamp: PushStamp,
     batch: Bytes,
 }
 
@@ -237,11 +240,11 @@ impl OpenFile {
         if header.lsn <= last_lsn {
             return Ok(Err(format!("record {} comes after record {last_lsn}", header.lsn)));
         }
-        let Some((tenant, epoch, batch)) = decode_payload(&Bytes::from(payload)) else {
+        let Some((tenant, stamp, batch)) = decode_payload(&Bytes::from(payload), self.version) else {
             return Ok(Err(format!("record {} has no tenant", header.lsn)));
         };
         self.offset += RECORD_HEADER_LEN as u64 + payload_len;
-        Ok(Ok(RecordIn { file: self.sequence, lsn: header.lsn, tenant, epoch, batch }))
+        Ok(Ok(RecordIn { file: self.sequence, lsn: header.lsn, tenant, stamp, batch }))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
-use skald_model::Batch;
+use skald_model::{Batch, PushStamp};
 
 use super::format::{FILE_HEADER_LEN, RecordHeader};
 use super::writer::LogFile;
@@ -28,8 +28,8 @@ fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-async fn append(wal: &Wal, who: &str, epoch: i64, batch: &Batch) -> skald_model::Result<Lsn> {
-    let record = EncodedRecord::new(&tenant(who), epoch, batch)?;
+async fn append(wal: &Wal, who: &str, second: i64, batch: &Batch) -> skald_model::Result<Lsn> {
+    let record = EncodedRecord::new(&tenant(who), &PushStamp::unnumbered(second), batch)?;
     let room = wal.room_for(&record).await?;
     let (lsn, ack) = wal.append(&tenant(who), record, room)?;
     ack.wait().await?;
@@ -194,7 +194,9 @@ fn many_appends_share_syncs_and_keep_their_order() {
         let acks: Vec<_> = {
             let mut acks = Vec::new();
             for i in 0..500 {
-                let record = EncodedRecord::new(&tenant("t"), 0, &sample("t", &format!("{i:03}"))).unwrap();
+                let record =
+                    EncodedRecord::new(&tenant("t"), &PushStamp::default(), &sample("t", &format!("{i:03}")))
+                        .unwrap();
                 let room = wal.room_for(&record).await.unwrap();
                 acks.push(wal.append(&tenant("t"), record, room).unwrap().1);
             }
@@ -308,7 +310,7 @@ proptest! {
         let config = WalConfig { segment_bytes, ..config(dir.path()) };
         let (mut wal, _) = Wal::open(&config, &metrics()).unwrap();
         let mut sent = Vec::new();
-        for (i, (who, epoch, entries)) in pushes.iter().enumerate() {
+        for (i, (who, stamp, entries)) in pushes.iter().enumerate() {
             if i == restart_at {
                 wal.close();
                 let (next, mut replay) = Wal::open(&config, &metrics()).unwrap();
@@ -317,15 +319,15 @@ proptest! {
             }
             let entries: Vec<_> = entries.iter().map(|(t, l, m)| (*t, l.as_str(), m.as_str())).collect();
             let batch = samples::batch(&tenant(who), &[("a", &entries), ("b", &entries)]);
-            let lsn = run(append(&wal, who, *epoch, &batch)).unwrap();
-            sent.push((lsn, who.clone(), *epoch, samples::entries(&batch)));
+            let lsn = run(append(&wal, who, *stamp, &batch)).unwrap();
+            sent.push((lsn, who.clone(), *stamp, samples::entries(&batch)));
         }
         wal.close();
         let (wal, mut replay) = Wal::open(&config, &metrics()).unwrap();
         let mut got = Vec::new();
         while let Some(r) = replay.read_next().unwrap() {
             let batch = Batch::decode(&r.batch, &|_, _| None).unwrap();
-            got.push((r.lsn, r.tenant.to_string(), r.epoch, samples::entries(&batch)));
+            got.push((r.lsn, r.tenant.to_string(), r.stamp.second, samples::entries(&batch)));
         }
         wal.close();
         prop_assert_eq!(got, sent);

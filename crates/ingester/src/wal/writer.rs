@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::error::{Error, Result};
 use super::files::{Files, sync_dir};
-use super::format::{FILE_HEADER_LEN, FileHeader, RECORD_HEADER_LEN, RecordHeader};
+use super::format::{FILE_HEADER_LEN, FileHeader, RECORD_HEADER_LEN, RecordHeader, VERSION};
 use super::{EncodedRecord, Lsn, Room, WalConfig};
 use crate::metrics::WalMetrics;
 
@@ -154,7 +154,7 @@ impl Writer {
         shared: &Arc<Shared>,
     ) -> Result<Self> {
         let first_lsn = shared.queue.lock().next_lsn;
-        let file = create_file(&create, files, FileHeader { sequence, first_lsn })?;
+        let file = create_file(&create, files, FileHeader { version: VERSION, sequence, first_lsn })?;
         Ok(Self {
             files: files.clone(),
             metrics: metrics.clone(),
@@ -272,7 +272,7 @@ impl Writer {
     /// Goes on in a new file. The old one is synced in any case, so that only the last file can have a torn tail.
     fn rotate(&mut self, first_lsn: Lsn) -> Result<()> {
         self.sync_file()?;
-        let header = FileHeader { sequence: self.sequence + 1, first_lsn };
+        let header = FileHeader { version: VERSION, sequence: self.sequence + 1, first_lsn };
         self.file = create_file(&self.create, &self.files, header)?;
         self.files.done(self.sequence);
         self.sequence = header.sequence;

@@ -86,6 +86,15 @@ pub struct StreamInfo {
     pub entries: u64,
     #[prost(uint64, tag = "6")]
     pub bytes: u64,
+    /// Of all entries that the source holds of the stream, in 24 bytes: count and sum, little endian.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub digest: ::prost::bytes::Bytes,
+}
+/// Entries by stream id and identity, 8 and 16 bytes each, little endian.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IdentityChunk {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub identities: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamChunk {
@@ -187,6 +196,12 @@ pub struct MetricTask {
     /// For each entry to leave out its stream id and its identity, 8 and 16 bytes, little endian.
     #[prost(bytes = "bytes", tag = "11")]
     pub exclude: ::prost::bytes::Bytes,
+    /// An ingester leaves out what came after this place in its log; missing: nothing.
+    #[prost(uint64, optional, tag = "12")]
+    pub cut: ::core::option::Option<u64>,
+    /// Streams that another source answers for.
+    #[prost(fixed64, repeated, tag = "13")]
+    pub skip: ::prost::alloc::vec::Vec<u64>,
 }
 /// The next piece of the encoded partial aggregates, and with the last one what they cost.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -583,10 +598,20 @@ pub mod distributor_server {
 pub struct IngesterPushRequest {
     #[prost(string, tag = "1")]
     pub tenant: ::prost::alloc::string::String,
-    #[prost(sint64, tag = "2")]
-    pub epoch: i64,
+    #[prost(message, optional, tag = "2")]
+    pub stamp: ::core::option::Option<PushStamp>,
     #[prost(message, optional, tag = "3")]
     pub batch: ::core::option::Option<crate::grpc::EncodedBatch>,
+}
+/// Which push a batch is a part of: who received it, its number there, and the second since the Unix epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PushStamp {
+    #[prost(fixed64, tag = "1")]
+    pub origin: u64,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    #[prost(sint64, tag = "3")]
+    pub second: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IngesterPushResponse {}
@@ -600,6 +625,37 @@ pub struct IngesterStreamsRequest {
     pub range: ::core::option::Option<TimeRange>,
     #[prost(string, repeated, tag = "4")]
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Streams, and the place in the ingester's log up to which they were counted.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeldStreamChunk {
+    #[prost(message, repeated, tag = "1")]
+    pub streams: ::prost::alloc::vec::Vec<StreamInfo>,
+    #[prost(uint64, tag = "2")]
+    pub cut: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IngesterIdentitiesRequest {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(sint64, tag = "2")]
+    pub version: i64,
+    #[prost(uint64, tag = "3")]
+    pub cut: u64,
+    #[prost(message, optional, tag = "4")]
+    pub range: ::core::option::Option<TimeRange>,
+    #[prost(fixed64, repeated, tag = "5")]
+    pub streams: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldingRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldingResponse {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The stamp of the oldest push that the table does not hold; missing when it holds all.
+    #[prost(sint64, optional, tag = "2")]
+    pub oldest_stamp: ::core::option::Option<i64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PatternsRequest {
@@ -634,6 +690,9 @@ pub struct IngesterVolumesRequest {
     pub streams: ::core::option::Option<IngesterStreamsRequest>,
     #[prost(message, optional, tag = "2")]
     pub spec: ::core::option::Option<VolumeSpec>,
+    /// Streams that are counted elsewhere.
+    #[prost(fixed64, repeated, tag = "3")]
+    pub skip: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FlushRequest {
@@ -797,7 +856,7 @@ pub mod ingester_client {
             &mut self,
             request: impl tonic::IntoRequest<super::IngesterStreamsRequest>,
         ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::StreamChunk>>,
+            tonic::Response<tonic::codec::Streaming<super::HeldStreamChunk>>,
             tonic::Status,
         > {
             self.inner
@@ -815,6 +874,55 @@ pub mod ingester_client {
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("skald.v1.Ingester", "Streams"));
             self.inner.server_streaming(req, path, codec).await
+        }
+        /// The identities of entries, to find copies that several sources hold.
+        pub async fn identities(
+            &mut self,
+            request: impl tonic::IntoRequest<super::IngesterIdentitiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::IdentityChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.Ingester/Identities",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.Ingester", "Identities"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// How far the ingester is with writing out.
+        pub async fn holding(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HoldingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HoldingResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.Ingester/Holding",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skald.v1.Ingester", "Holding"));
+            self.inner.unary(req, path, codec).await
         }
         /// Follows what is appended from now on. The answer's head is sent once nothing appended later can be missed.
         pub async fn tail(
@@ -977,7 +1085,7 @@ pub mod ingester_server {
         >;
         /// Server streaming response type for the Streams method.
         type StreamsStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::StreamChunk, tonic::Status>,
+                Item = std::result::Result<super::HeldStreamChunk, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
@@ -985,6 +1093,22 @@ pub mod ingester_server {
             &self,
             request: tonic::Request<super::IngesterStreamsRequest>,
         ) -> std::result::Result<tonic::Response<Self::StreamsStream>, tonic::Status>;
+        /// Server streaming response type for the Identities method.
+        type IdentitiesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::IdentityChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The identities of entries, to find copies that several sources hold.
+        async fn identities(
+            &self,
+            request: tonic::Request<super::IngesterIdentitiesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::IdentitiesStream>, tonic::Status>;
+        /// How far the ingester is with writing out.
+        async fn holding(
+            &self,
+            request: tonic::Request<super::HoldingRequest>,
+        ) -> std::result::Result<tonic::Response<super::HoldingResponse>, tonic::Status>;
         /// Server streaming response type for the Tail method.
         type TailStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::TailChunk, tonic::Status>,
@@ -1257,7 +1381,7 @@ pub mod ingester_server {
                     > tonic::server::ServerStreamingService<
                         super::IngesterStreamsRequest,
                     > for StreamsSvc<T> {
-                        type Response = super::StreamChunk;
+                        type Response = super::HeldStreamChunk;
                         type ResponseStream = T::StreamsStream;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
@@ -1292,6 +1416,96 @@ pub mod ingester_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.Ingester/Identities" => {
+                    #[allow(non_camel_case_types)]
+                    struct IdentitiesSvc<T: Ingester>(pub Arc<T>);
+                    impl<
+                        T: Ingester,
+                    > tonic::server::ServerStreamingService<
+                        super::IngesterIdentitiesRequest,
+                    > for IdentitiesSvc<T> {
+                        type Response = super::IdentityChunk;
+                        type ResponseStream = T::IdentitiesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::IngesterIdentitiesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingester>::identities(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = IdentitiesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.Ingester/Holding" => {
+                    #[allow(non_camel_case_types)]
+                    struct HoldingSvc<T: Ingester>(pub Arc<T>);
+                    impl<T: Ingester> tonic::server::UnaryService<super::HoldingRequest>
+                    for HoldingSvc<T> {
+                        type Response = super::HoldingResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HoldingRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingester>::holding(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HoldingSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -1577,6 +1791,17 @@ pub struct BlockStreamsRequest {
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BlockIdentitiesRequest {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub blocks: ::prost::alloc::vec::Vec<BlockRef>,
+    #[prost(message, optional, tag = "3")]
+    pub range: ::core::option::Option<TimeRange>,
+    #[prost(fixed64, repeated, tag = "4")]
+    pub streams: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BlockVolumesRequest {
     #[prost(message, optional, tag = "1")]
     pub streams: ::core::option::Option<BlockStreamsRequest>,
@@ -1732,6 +1957,31 @@ pub mod querier_client {
             req.extensions_mut().insert(GrpcMethod::new("skald.v1.Querier", "Streams"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The identities of entries, to find copies that several sources hold.
+        pub async fn identities(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BlockIdentitiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::IdentityChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skald.v1.Querier/Identities",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skald.v1.Querier", "Identities"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         pub async fn volumes(
             &mut self,
             request: impl tonic::IntoRequest<super::BlockVolumesRequest>,
@@ -1801,6 +2051,17 @@ pub mod querier_server {
             &self,
             request: tonic::Request<super::BlockStreamsRequest>,
         ) -> std::result::Result<tonic::Response<Self::StreamsStream>, tonic::Status>;
+        /// Server streaming response type for the Identities method.
+        type IdentitiesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::IdentityChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The identities of entries, to find copies that several sources hold.
+        async fn identities(
+            &self,
+            request: tonic::Request<super::BlockIdentitiesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::IdentitiesStream>, tonic::Status>;
         /// Server streaming response type for the Volumes method.
         type VolumesStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::VolumeChunk, tonic::Status>,
@@ -2011,6 +2272,53 @@ pub mod querier_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StreamsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skald.v1.Querier/Identities" => {
+                    #[allow(non_camel_case_types)]
+                    struct IdentitiesSvc<T: Querier>(pub Arc<T>);
+                    impl<
+                        T: Querier,
+                    > tonic::server::ServerStreamingService<
+                        super::BlockIdentitiesRequest,
+                    > for IdentitiesSvc<T> {
+                        type Response = super::IdentityChunk;
+                        type ResponseStream = T::IdentitiesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BlockIdentitiesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Querier>::identities(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = IdentitiesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,7 +1,7 @@
 //! Answers as streams of chunks, and back.
 
 use futures::Stream;
-use skald_model::{Error, GroupVolume, Result};
+use skald_model::{EntryHash, Error, GroupVolume, Result, StreamId};
 use tonic::{Response, Status, Streaming};
 
 use super::convert;
@@ -9,7 +9,7 @@ use super::entries::{CHUNK_BYTES, EntryReader, EntryWriter};
 use super::volumes;
 use super::{error::to_status, proto};
 use crate::frontend::{DetectedField, DetectedLabel, QueryData, QueryResponse, Series};
-use crate::ingester::StreamInfo;
+use crate::ingester::{HeldStreams, StreamInfo};
 use crate::querier::{LogResult, MetricResult};
 
 /// A stream of chunks that are cut when they are asked for.
@@ -110,6 +110,46 @@ pub(super) async fn receive_metric(stream: Streaming<proto::MetricChunk>) -> Ans
 pub(super) fn cut_streams(streams: Vec<StreamInfo>) -> impl Iterator<Item = proto::StreamChunk> + Send {
     pieces(streams, |s| s.labels.packed().len() + 48)
         .map(|piece| proto::StreamChunk { streams: piece.iter().map(convert::stream_to).collect() })
+}
+
+/// At least one chunk, as each tells the cut.
+pub(super) fn cut_held(held: HeldStreams) -> impl Iterator<Item = proto::HeldStreamChunk> + Send {
+    let HeldStreams { cut, streams } = held;
+    let chunk = move |streams| proto::HeldStreamChunk { streams, cut };
+    std::iter::once(chunk(Vec::new())).chain(cut_streams(streams).map(move |c| chunk(c.streams)))
+}
+
+pub(super) async fn receive_held(stream: Streaming<proto::HeldStreamChunk>) -> Answer<HeldStreams> {
+    let mut held = HeldStreams::default();
+    receive(stream, |chunk| {
+        held.cut = chunk.cut;
+        held.streams.reserve(chunk.streams.len());
+        chunk.streams.iter().try_for_each(|s| {
+            held.streams.push(convert::stream_from(s)?);
+            Ok(())
+        })
+    })
+    .await?;
+    Ok(held)
+}
+
+pub(super) fn cut_identities(
+    identities: Vec<(StreamId, EntryHash)>,
+) -> impl Iterator<Item = proto::IdentityChunk> + Send {
+    pieces(identities, |_| convert::IDENTITY_LEN)
+        .map(|piece| proto::IdentityChunk { identities: convert::identities_to(piece.iter()) })
+}
+
+pub(super) async fn receive_identities(
+    stream: Streaming<proto::IdentityChunk>,
+) -> Answer<Vec<(StreamId, EntryHash)>> {
+    let mut identities = Vec::new();
+    receive(stream, |chunk| {
+        identities.append(&mut convert::identities_from(&chunk.identities)?);
+        Ok(())
+    })
+    .await?;
+    Ok(identities)
 }
 
 pub(super) async fn receive_streams(stream: Streaming<proto::StreamChunk>) -> Answer<Vec<StreamInfo>> {

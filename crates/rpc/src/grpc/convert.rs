@@ -1,14 +1,15 @@
 //! Small messages and their counterparts.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use skald_model::{Direction, EntryHash, Error, Labels, QueryStats, Result, StreamId, TenantId, TimeRange};
+use skald_model::{
+    Digest, Direction, EntryHash, Error, Labels, QueryStats, Result, StreamId, TenantId, TimeRange,
+};
 
 use super::proto;
 use crate::frontend::{InstantQuery, MetadataRequest, RangeQuery, Series};
-use crate::ingester::{StreamInfo, StreamsRequest};
-use crate::querier::{BlockRef, BlockStreamsRequest, LogTask, MetricTask};
+use crate::ingester::{IdentitiesRequest, StreamInfo, StreamsRequest};
+use crate::querier::{BlockIdentitiesRequest, BlockRef, BlockStreamsRequest, LogTask, MetricTask};
 
 /// The tenant of a query, or the tenants.
 fn tenants(id: &str) -> Result<TenantId> {
@@ -93,12 +94,9 @@ pub(super) fn metric_task_to(task: MetricTask) -> proto::MetricTask {
         shard: (shard, shards),
         max_bytes,
         exclude,
+        cut,
+        skip,
     } = task;
-    let mut excluded = Vec::with_capacity(exclude.len() * EXCLUDED_LEN);
-    for (stream, hash) in exclude.iter() {
-        excluded.extend_from_slice(&stream.0.to_le_bytes());
-        excluded.extend_from_slice(&hash.0.to_le_bytes());
-    }
     proto::MetricTask {
         tenant: tenant.as_str().to_owned(),
         query: query.to_string(),
@@ -110,24 +108,111 @@ pub(super) fn metric_task_to(task: MetricTask) -> proto::MetricTask {
         shard,
         shards,
         max_bytes,
-        exclude: excluded.into(),
+        exclude: identities_to(exclude.iter()),
+        cut,
+        skip: ids_to(skip.iter()),
     }
 }
 
-/// Bytes of an entry to leave out.
-const EXCLUDED_LEN: usize = 24;
+/// Bytes of a stream's id with the identity of one of its entries.
+pub(super) const IDENTITY_LEN: usize = 24;
 
-fn excluded(bytes: &[u8]) -> Result<HashSet<(StreamId, EntryHash)>> {
-    let (all, rest) = bytes.as_chunks::<EXCLUDED_LEN>();
-    if !rest.is_empty() {
-        return Err(Error::invalid("the entries to leave out are cut short"));
+pub(super) fn identities_to<'a>(
+    identities: impl ExactSizeIterator<Item = &'a (StreamId, EntryHash)>,
+) -> bytes::Bytes {
+    let mut out = Vec::with_capacity(identities.len() * IDENTITY_LEN);
+    for (stream, hash) in identities {
+        out.extend_from_slice(&stream.0.to_le_bytes());
+        out.extend_from_slice(&hash.0.to_le_bytes());
     }
-    let entry = |e: &[u8; EXCLUDED_LEN]| {
+    out.into()
+}
+
+pub(super) fn identities_from<C: FromIterator<(StreamId, EntryHash)>>(bytes: &[u8]) -> Result<C> {
+    let (all, rest) = bytes.as_chunks::<IDENTITY_LEN>();
+    if !rest.is_empty() {
+        return Err(Error::invalid("the identities of entries are cut short"));
+    }
+    let entry = |e: &[u8; IDENTITY_LEN]| {
         let (stream, hash) = e.split_at(8);
         let stream = StreamId(u64::from_le_bytes(stream.try_into().unwrap_or_default()));
         (stream, EntryHash(u128::from_le_bytes(hash.try_into().unwrap_or_default())))
     };
     Ok(all.iter().map(entry).collect())
+}
+
+pub(super) fn ids_to<'a>(ids: impl Iterator<Item = &'a StreamId>) -> Vec<u64> {
+    ids.map(|id| id.0).collect()
+}
+
+pub(super) fn ids_from<C: FromIterator<StreamId>>(ids: Vec<u64>) -> C {
+    ids.into_iter().map(StreamId).collect()
+}
+
+pub(super) fn identities_request_to(request: IdentitiesRequest) -> proto::IngesterIdentitiesRequest {
+    let IdentitiesRequest { tenant, version, cut, range, streams } = request;
+    proto::IngesterIdentitiesRequest {
+        tenant: tenant.as_str().to_owned(),
+        version,
+        cut,
+        range: range_to(range),
+        streams: ids_to(streams.iter()),
+    }
+}
+
+pub(super) fn identities_request_from(
+    request: proto::IngesterIdentitiesRequest,
+) -> Result<IdentitiesRequest> {
+    let proto::IngesterIdentitiesRequest { tenant: id, version, cut, range, streams } = request;
+    Ok(IdentitiesRequest {
+        tenant: tenant(&id)?,
+        version,
+        cut,
+        range: range_from(range)?,
+        streams: ids_from(streams),
+    })
+}
+
+pub(super) fn block_identities_to(request: BlockIdentitiesRequest) -> proto::BlockIdentitiesRequest {
+    let BlockIdentitiesRequest { tenant, blocks, range, streams } = request;
+    proto::BlockIdentitiesRequest {
+        tenant: tenant.as_str().to_owned(),
+        blocks: blocks_to(blocks),
+        range: range_to(range),
+        streams: ids_to(streams.iter()),
+    }
+}
+
+pub(super) fn block_identities_from(
+    request: proto::BlockIdentitiesRequest,
+) -> Result<BlockIdentitiesRequest> {
+    let proto::BlockIdentitiesRequest { tenant: id, blocks, range, streams } = request;
+    Ok(BlockIdentitiesRequest {
+        tenant: tenant(&id)?,
+        blocks: blocks_from(blocks),
+        range: range_from(range)?,
+        streams: ids_from(streams),
+    })
+}
+
+fn digest_to(digest: &Digest) -> bytes::Bytes {
+    match digest.count {
+        0 => bytes::Bytes::new(),
+        count => [&count.to_le_bytes()[..], &digest.sum.to_le_bytes()].concat().into(),
+    }
+}
+
+fn digest_from(bytes: &[u8]) -> Result<Digest> {
+    match bytes {
+        [] => Ok(Digest::default()),
+        _ => match bytes.split_first_chunk::<8>() {
+            Some((count, sum)) if sum.len() == 16 => Ok(Digest {
+                count: u64::from_le_bytes(*count),
+                sum: u128::from_le_bytes(sum.try_into().unwrap_or_default()),
+            }),
+            _ => Err(Error::internal("a peer sent a digest of another length")),
+        },
+    }
 }
 
 pub(super) fn metric_task_from(task: proto::MetricTask) -> Result<MetricTask> {
@@ -143,6 +228,8 @@ pub(super) fn metric_task_from(task: proto::MetricTask) -> Result<MetricTask> {
         shards,
         max_bytes,
         exclude,
+        cut,
+        skip,
     } = task;
     if shard >= shards {
         return Err(Error::invalid(format!("there is no shard {shard} of {shards}")));
@@ -157,7 +244,9 @@ pub(super) fn metric_task_from(task: proto::MetricTask) -> Result<MetricTask> {
         blocks: blocks_from(blocks),
         shard: (shard, shards),
         max_bytes,
-        exclude: Arc::new(excluded(&exclude)?),
+        exclude: Arc::new(identities_from(&exclude)?),
+        cut,
+        skip: Arc::new(ids_from(skip)),
     })
 }
 
@@ -259,7 +348,7 @@ pub(super) fn instant_query_from(query: proto::InstantQueryRequest) -> Result<In
 }
 
 pub(super) fn stream_to(stream: &StreamInfo) -> proto::StreamInfo {
-    let StreamInfo { id, labels, min_ts, max_ts, entries, bytes } = stream;
+    let StreamInfo { id, labels, min_ts, max_ts, entries, bytes, digest } = stream;
     proto::StreamInfo {
         id: id.0,
         labels: bytes::Bytes::copy_from_slice(labels.packed()),
@@ -267,11 +356,12 @@ pub(super) fn stream_to(stream: &StreamInfo) -> proto::StreamInfo {
         max_ts: *max_ts,
         entries: *entries,
         bytes: *bytes,
+        digest: digest_to(digest),
     }
 }
 
 pub(super) fn stream_from(stream: &proto::StreamInfo) -> Result<StreamInfo> {
-    let proto::StreamInfo { id, labels, min_ts, max_ts, entries, bytes } = stream;
+    let proto::StreamInfo { id, labels, min_ts, max_ts, entries, bytes, digest } = stream;
     Ok(StreamInfo {
         id: StreamId(*id),
         labels: labels_from(labels)?,
@@ -279,6 +369,7 @@ pub(super) fn stream_from(stream: &proto::StreamInfo) -> Result<StreamInfo> {
         max_ts: *max_ts,
         entries: *entries,
         bytes: *bytes,
+        digest: digest_from(digest)?,
     })
 }
 

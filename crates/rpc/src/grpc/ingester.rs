@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{Error, GroupVolume, Result, StreamId, TenantId};
+use skald_model::{EntryHash, Error, GroupVolume, PushStamp, Result, StreamId, TenantId};
 use skald_runtime::grpc::MessageLimits;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -14,7 +14,9 @@ use super::proto::ingester_client::IngesterClient as Generated;
 use super::proto::ingester_server::{self, IngesterServer};
 use super::{Connection, EncodedBatch, convert, patterns, proto, request, tail, volumes};
 use crate::Ingester;
-use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use crate::ingester::{
+    HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamsRequest, VolumesRequest,
+};
 use crate::patterns::{PatternSeries, PatternsRequest};
 use crate::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use crate::tail::{TailStream, TailTask};
@@ -40,10 +42,10 @@ impl IngesterClient {
 impl Ingester for IngesterClient {
     async fn push(&self, push: IngesterPush) -> Result<()> {
         let deadline = self.connection.config.remote_timeout;
-        let IngesterPush { tenant, epoch, batch } = push;
+        let IngesterPush { tenant, stamp: PushStamp { origin, sequence, second }, batch } = push;
         let message = proto::IngesterPushRequest {
             tenant: tenant.as_str().to_owned(),
-            epoch,
+            stamp: Some(proto::PushStamp { origin, sequence, second }),
             batch: Some(EncodedBatch::of_batch(&batch)),
         };
         let mut client = self.client.clone();
@@ -67,12 +69,30 @@ impl Ingester for IngesterClient {
         self.connection.call("metric query of an ingester", deadline, answer).await
     }
 
-    async fn streams(&self, streams: StreamsRequest) -> Result<Vec<StreamInfo>> {
+    async fn streams(&self, streams: StreamsRequest) -> Result<HeldStreams> {
         let deadline = self.connection.config.query_timeout;
         let mut client = self.client.clone();
         let message = request(convert::ingester_streams_to(streams), deadline);
-        let answer = async { chunks::receive_streams(client.streams(message).await?.into_inner()).await };
+        let answer = async { chunks::receive_held(client.streams(message).await?.into_inner()).await };
         self.connection.call("streams of an ingester", deadline, answer).await
+    }
+
+    async fn identities(&self, asked: IdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::identities_request_to(asked), deadline);
+        let answer =
+            async { chunks::receive_identities(client.identities(message).await?.into_inner()).await };
+        self.connection.call("identities of an ingester", deadline, answer).await
+    }
+
+    async fn holding(&self) -> Result<Holding> {
+        let deadline = self.connection.config.remote_timeout;
+        let mut client = self.client.clone();
+        let answer = client.holding(request(proto::HoldingRequest {}, deadline));
+        let answer = self.connection.call("holding of an ingester", deadline, answer).await?;
+        let proto::HoldingResponse { name, oldest_stamp } = answer.into_inner();
+        Ok(Holding { name, oldest_stamp })
     }
 
     async fn pattern_streams(&self, asked: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
@@ -131,7 +151,8 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 impl ingester_server::Ingester for Adapter {
     type QueryLogsStream = Chunks<proto::LogChunk>;
     type QueryMetricStream = Chunks<proto::MetricChunk>;
-    type StreamsStream = Chunks<proto::StreamChunk>;
+    type StreamsStream = Chunks<proto::HeldStreamChunk>;
+    type IdentitiesStream = Chunks<proto::IdentityChunk>;
     type CountPatternStreamsStream = Chunks<proto::PatternStreams>;
     type PatternsStream = Chunks<proto::PatternChunk>;
     type TailStream = tail::Chunks;
@@ -141,11 +162,14 @@ impl ingester_server::Ingester for Adapter {
         &self,
         request: Request<proto::IngesterPushRequest>,
     ) -> Answer<proto::IngesterPushResponse> {
-        let proto::IngesterPushRequest { tenant, epoch, batch } = request.into_inner();
+        let proto::IngesterPushRequest { tenant, stamp, batch } = request.into_inner();
         let stored = async {
             let tenant = convert::tenant(&tenant)?;
             let batch = batch.ok_or_else(|| Error::invalid("the request has no batch"))?.into_batch()?;
-            self.0.push(IngesterPush { tenant, epoch, batch: Arc::new(batch) }).await
+            let proto::PushStamp { origin, sequence, second } =
+                stamp.ok_or_else(|| Error::invalid("the request has no stamp"))?;
+            let stamp = PushStamp { origin, sequence, second };
+            self.0.push(IngesterPush { tenant, stamp, batch: Arc::new(batch) }).await
         };
         stored.await.map(|()| Response::new(proto::IngesterPushResponse {})).map_err(to_status)
     }
@@ -162,7 +186,20 @@ impl ingester_server::Ingester for Adapter {
 
     async fn streams(&self, request: Request<proto::IngesterStreamsRequest>) -> Answer<Self::StreamsStream> {
         let streams = convert::ingester_streams_from(request.into_inner()).map_err(to_status)?;
-        chunks::send(self.0.streams(streams).await, chunks::cut_streams)
+        chunks::send(self.0.streams(streams).await, chunks::cut_held)
+    }
+
+    async fn identities(
+        &self,
+        request: Request<proto::IngesterIdentitiesRequest>,
+    ) -> Answer<Self::IdentitiesStream> {
+        let asked = convert::identities_request_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.identities(asked).await, chunks::cut_identities)
+    }
+
+    async fn holding(&self, _: Request<proto::HoldingRequest>) -> Answer<proto::HoldingResponse> {
+        let Holding { name, oldest_stamp } = self.0.holding().await.map_err(to_status)?;
+        Ok(Response::new(proto::HoldingResponse { name, oldest_stamp }))
     }
 
     async fn count_pattern_streams(

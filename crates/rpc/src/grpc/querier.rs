@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{GroupVolume, Result};
+use skald_model::{EntryHash, GroupVolume, Result, StreamId};
 use skald_runtime::grpc::MessageLimits;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -16,7 +16,8 @@ use super::{Connection, convert, proto, request, volumes};
 use crate::Querier;
 use crate::ingester::StreamInfo;
 use crate::querier::{
-    BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
+    BlockIdentitiesRequest, BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult,
+    MetricTask,
 };
 
 /// A querier in another process.
@@ -62,6 +63,15 @@ impl Querier for QuerierClient {
         self.connection.call("streams of blocks", deadline, answer).await
     }
 
+    async fn identities(&self, asked: BlockIdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        let deadline = self.connection.config.query_timeout;
+        let mut client = self.client.clone();
+        let message = request(convert::block_identities_to(asked), deadline);
+        let answer =
+            async { chunks::receive_identities(client.identities(message).await?.into_inner()).await };
+        self.connection.call("identities of blocks", deadline, answer).await
+    }
+
     async fn volumes(&self, volumes: BlockVolumesRequest) -> Result<Vec<GroupVolume>> {
         let deadline = self.connection.config.query_timeout;
         let mut client = self.client.clone();
@@ -86,6 +96,7 @@ impl querier_server::Querier for Adapter {
     type QueryLogsStream = Chunks<proto::LogChunk>;
     type QueryMetricStream = Chunks<proto::MetricChunk>;
     type StreamsStream = Chunks<proto::StreamChunk>;
+    type IdentitiesStream = Chunks<proto::IdentityChunk>;
     type VolumesStream = Chunks<proto::VolumeChunk>;
 
     async fn query_logs(&self, request: Request<proto::LogTask>) -> Answer<Self::QueryLogsStream> {
@@ -101,6 +112,14 @@ impl querier_server::Querier for Adapter {
     async fn streams(&self, request: Request<proto::BlockStreamsRequest>) -> Answer<Self::StreamsStream> {
         let streams = convert::block_streams_from(request.into_inner()).map_err(to_status)?;
         chunks::send(self.0.streams(streams).await, chunks::cut_streams)
+    }
+
+    async fn identities(
+        &self,
+        request: Request<proto::BlockIdentitiesRequest>,
+    ) -> Answer<Self::IdentitiesStream> {
+        let asked = convert::block_identities_from(request.into_inner()).map_err(to_status)?;
+        chunks::send(self.0.identities(asked).await, chunks::cut_identities)
     }
 
     async fn volumes(&self, request: Request<proto::BlockVolumesRequest>) -> Answer<Self::VolumesStream> {

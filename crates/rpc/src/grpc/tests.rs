@@ -14,9 +14,9 @@ use proptest::prelude::*;
 use prost::Message as _;
 use skald_model::batch::Entries;
 use skald_model::{
-    Batch, BatchStream, Direction, EntryHash, EntryLabels, EntryRef, Error, GroupVolume, Kind, Labels,
-    LabelsRef, LogEntry, Push, PushLabels, PushStream, QueryStats, Result, StepVolume, StreamId, TenantId,
-    TimeRange, VolumeGroups, VolumeSpec,
+    Batch, BatchStream, Digest, Direction, EntryHash, EntryLabels, EntryRef, Error, GroupVolume, Kind,
+    Labels, LabelsRef, LogEntry, Push, PushLabels, PushStamp, PushStream, QueryStats, Result, StepVolume,
+    StreamId, TenantId, TimeRange, VolumeGroups, VolumeSpec,
 };
 use skald_runtime::CancellationToken;
 use skald_runtime::http::{ConnectionLimits, Server, ServerMetrics};
@@ -27,10 +27,13 @@ use crate::frontend::{
     DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest, QueryData,
     QueryResponse, RangeQuery, Series, VolumeQuery,
 };
-use crate::ingester::{IngesterPush, StreamInfo, StreamsRequest, VolumesRequest};
+use crate::ingester::{
+    HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamInfo, StreamsRequest, VolumesRequest,
+};
 use crate::patterns::{PatternSeries, PatternsQuery, PatternsRequest};
 use crate::querier::{
-    BlockRef, BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult, MetricTask,
+    BlockIdentitiesRequest, BlockRef, BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask,
+    MetricResult, MetricTask,
 };
 use crate::tail::{Dropped, DroppedEntry, TailBatch, TailQuery, TailStream, TailTask};
 use crate::{Distributor, Ingester, Querier, QueryFrontend};
@@ -69,6 +72,7 @@ impl Fake {
             max_ts: i64::MAX,
             entries: 1,
             bytes: 2,
+            digest: Digest { count: i as u64, sum: u128::from(i > 0) << 90 },
         };
         (0..40_000).map(stream).collect()
     }
@@ -95,6 +99,10 @@ fn entries(n: usize) -> Vec<LogEntry> {
         identity: EntryHash::of(i as i64, b"line", LabelsRef::EMPTY),
     };
     (0..n).map(entry).collect()
+}
+
+fn identities() -> Vec<(StreamId, EntryHash)> {
+    (0..60_000).map(|i| (StreamId(i), EntryHash(u128::from(i) << 70 | 5))).collect()
 }
 
 fn stats() -> QueryStats {
@@ -126,8 +134,14 @@ impl Ingester for Fake {
     async fn query_metric(&self, task: MetricTask) -> Result<MetricResult> {
         self.answer(&task, || self.metric_result())
     }
-    async fn streams(&self, request: StreamsRequest) -> Result<Vec<StreamInfo>> {
-        self.answer(&request, || self.streams())
+    async fn streams(&self, request: StreamsRequest) -> Result<HeldStreams> {
+        self.answer(&request, || HeldStreams { cut: u64::MAX, streams: self.streams() })
+    }
+    async fn identities(&self, request: IdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        self.answer(&request, identities)
+    }
+    async fn holding(&self) -> Result<Holding> {
+        self.answer(&(), || Holding { name: "i".into(), oldest_stamp: Some(-1) })
     }
     async fn pattern_streams(&self, request: PatternsRequest) -> Result<Vec<(StreamId, u64)>> {
         self.answer(&request, || (0..200_000).map(|i| (StreamId(i), i * 3)).collect())
@@ -156,6 +170,9 @@ impl Querier for Fake {
     }
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>> {
         self.answer(&request, || self.streams())
+    }
+    async fn identities(&self, request: BlockIdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
+        self.answer(&request, identities)
     }
     async fn volumes(&self, request: BlockVolumesRequest) -> Result<Vec<GroupVolume>> {
         self.answer(&request, volumes)
@@ -332,6 +349,8 @@ fn metric_task() -> MetricTask {
         blocks: vec![],
         shard: (1, 2),
         max_bytes: 0,
+        cut: Some(0),
+        skip: Arc::new(HashSet::from([StreamId(9)])),
         exclude: Arc::new(HashSet::from([(StreamId(3), EntryHash(u128::MAX - 5))])),
     }
 }
@@ -441,24 +460,43 @@ async fn the_ingester_answers_the_same_across_the_wire() {
     let fake = Arc::new(Fake { entries: 4000, ..Fake::default() });
     let (connection, _serving) = serve(fake.clone(), &ClientConfig::default()).await;
     let client = IngesterClient::new(connection);
-    let push = IngesterPush { tenant: tenant(), epoch: -3, batch: Arc::new(batch()) };
+    let push = IngesterPush {
+        tenant: tenant(),
+        stamp: PushStamp { origin: u64::MAX, sequence: 1, second: -3 },
+        batch: Arc::new(batch()),
+    };
     let streams = StreamsRequest { tenant: tenant(), version: 5, range: TimeRange::ALL, selectors: vec![] };
     same!(fake, client, Ingester, |s| s.push(push.clone()));
     same!(fake, client, Ingester, |s| s.query_logs(log_task()));
     same!(fake, client, Ingester, |s| s.query_metric(metric_task()));
     same!(fake, client, Ingester, |s| s.streams(streams.clone()));
+    let asked = IdentitiesRequest {
+        tenant: tenant(),
+        version: 5,
+        cut: 7,
+        range: TimeRange::ALL,
+        streams: vec![StreamId(u64::MAX)],
+    };
+    same!(fake, client, Ingester, |s| s.identities(asked.clone()));
+    same!(fake, client, Ingester, |s| s.holding());
     let request = PatternsRequest {
         tenant: tenant(),
         selector: "{a=\"b\"}".into(),
         range: TimeRange::new(-4, 9),
         step: 7,
+        cut: Some(0),
+        skip: Arc::new(HashSet::from([StreamId(9)])),
         exclude: vec![StreamId(u64::MAX)],
     };
     same!(fake, client, Ingester, |s| s.pattern_streams(request.clone()));
     same!(fake, client, Ingester, |s| s.patterns(request.clone()));
     let task = TailTask { tenant: tenant(), query: "{app=\"a\"}".into() };
     same!(fake, client, Ingester, |s| async { all(s.tail(task.clone()).await).await });
-    let of = |groups| VolumesRequest { streams: streams.clone(), spec: spec(groups) };
+    let of = |groups| VolumesRequest {
+        streams: streams.clone(),
+        spec: spec(groups),
+        skip: Arc::new(HashSet::from([StreamId(3)])),
+    };
     same!(fake, client, Ingester, |s| s.volumes(of(VolumeGroups::Names(vec!["app".into()]))));
     same!(fake, client, Ingester, |s| s.flush(None));
     same!(fake, client, Ingester, |s| s.flush(Some(tenant())));
@@ -478,6 +516,13 @@ async fn the_querier_answers_the_same_across_the_wire() {
     same!(fake, client, Querier, |s| s.query_logs(log_task()));
     same!(fake, client, Querier, |s| s.query_metric(metric_task()));
     same!(fake, client, Querier, |s| s.streams(streams.clone()));
+    let asked = BlockIdentitiesRequest {
+        tenant: tenant(),
+        blocks: log_task().blocks,
+        range: TimeRange::new(1, 2),
+        streams: vec![StreamId(7)],
+    };
+    same!(fake, client, Querier, |s| s.identities(asked.clone()));
     for groups in [VolumeGroups::Streams, VolumeGroups::Labels(vec!["app".into()])] {
         let volumes = BlockVolumesRequest { streams: streams.clone(), spec: spec(groups) };
         same!(fake, client, Querier, |s| s.volumes(volumes.clone()));
@@ -645,8 +690,9 @@ proptest! {
     }
 
     #[test]
-    fn streams_round_trip(labels in any_labels(), n in any::<[u64; 3]>(), t in any::<[i64; 2]>()) {
-        let info = StreamInfo { id: StreamId(n[0]), labels, min_ts: t[0], max_ts: t[1], entries: n[1], bytes: n[2] };
+    fn streams_round_trip(labels in any_labels(), n in any::<[u64; 3]>(), t in any::<[i64; 2]>(), sum in any::<u128>()) {
+        let info = StreamInfo { id: StreamId(n[0]), labels, min_ts: t[0], max_ts: t[1], entries: n[1], bytes: n[2],
+            digest: if sum % 2 == 0 { Digest::default() } else { Digest { count: n[1].max(1), sum } } };
         prop_assert_eq!(convert::stream_from(&convert::stream_to(&info)).unwrap(), info);
     }
 

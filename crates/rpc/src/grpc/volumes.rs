@@ -1,5 +1,7 @@
 //! Volumes and detected labels and fields, to and from their messages.
 
+use std::sync::Arc;
+
 use skald_model::{Error, GroupVolume, Result, StepVolume, VolumeGroups, VolumeSpec};
 
 use super::convert::{self, labels_from, tenant};
@@ -9,15 +11,16 @@ use crate::ingester::VolumesRequest;
 use crate::querier::BlockVolumesRequest;
 
 pub(super) fn ingester_volumes_to(request: VolumesRequest) -> proto::IngesterVolumesRequest {
-    let VolumesRequest { streams, spec } = request;
+    let VolumesRequest { streams, spec, skip } = request;
     let streams = Some(convert::ingester_streams_to(streams));
-    proto::IngesterVolumesRequest { streams, spec: Some(spec_to(spec)) }
+    proto::IngesterVolumesRequest { streams, spec: Some(spec_to(spec)), skip: convert::ids_to(skip.iter()) }
 }
 
 pub(super) fn ingester_volumes_from(request: proto::IngesterVolumesRequest) -> Result<VolumesRequest> {
-    let proto::IngesterVolumesRequest { streams, spec } = request;
+    let proto::IngesterVolumesRequest { streams, spec, skip } = request;
     let streams = convert::ingester_streams_from(streams.ok_or_else(incomplete)?)?;
-    Ok(VolumesRequest { streams, spec: spec_from(spec.ok_or_else(incomplete)?) })
+    let skip = Arc::new(convert::ids_from(skip));
+    Ok(VolumesRequest { streams, spec: spec_from(spec.ok_or_else(incomplete)?), skip })
 }
 
 pub(super) fn block_volumes_to(request: BlockVolumesRequest) -> proto::BlockVolumesRequest {

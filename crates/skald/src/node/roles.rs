@@ -88,7 +88,6 @@ impl Roles {
             "storing"
         );
 
-        let epoch_length = i64::try_from(ingester_config.flush_interval.as_nanos()).unwrap_or(i64::MAX);
         let mut ingester = None;
         if targets.has(Role::Ingester) {
             let open_table = |instance: &skald_ingester::Instance| -> Arc<dyn skald_ingester::table::Table> {
@@ -111,14 +110,8 @@ impl Roles {
         if targets.has(Role::Distributor) {
             let config = skald_distributor::Config { stream_cache_bytes };
             let (clock, limits) = (clock.clone(), limits.clone());
-            let service = skald_distributor::Distributor::new(
-                &config,
-                clock,
-                limits,
-                topology.clone(),
-                epoch_length,
-                registry,
-            )?;
+            let service =
+                skald_distributor::Distributor::new(&config, clock, limits, topology.clone(), registry)?;
             distributor = Some(Arc::new(service));
         }
         let mut frontend: Option<Arc<dyn QueryFrontend>> = None;

@@ -11,11 +11,13 @@ use crate::block::BlockSummary;
 pub struct BlockOrigin {
     /// 0: as flushed by an ingester. Above: compacted, with a level more at each pass.
     pub level: u8,
-    /// The first epoch whose entries are in it.
-    pub epoch_min: i64,
-    /// The last such epoch.
-    pub epoch_max: i64,
-    /// Which part of its epoch it is, when memory or late entries divided one.
+    /// When the first of its entries was received, seconds since the Unix epoch; 0 when nobody knows.
+    #[serde(default)]
+    pub received_min: i64,
+    /// When the last of its entries was received, seconds since the Unix epoch.
+    #[serde(default)]
+    pub received_max: i64,
+    /// Under how many names it was written before, because commits of them were given up.
     #[serde(default)]
     pub part: u32,
     /// Who wrote it: an ingester or compactor.
@@ -88,7 +90,8 @@ mod tests {
             label_values: [("app".to_owned(), values(&["", "\"ü"])), ("many".to_owned(), None)].into(),
             ..Default::default()
         };
-        let origin = BlockOrigin { level: 1, epoch_min: -1, epoch_max: 9, part: 2, writer: "i-\"1\"".into() };
+        let origin =
+            BlockOrigin { level: 1, received_min: -1, received_max: 9, part: 2, writer: "i-\"1\"".into() };
         let tag = BlockTag { summary, origin };
         let text = serde_json::to_string(&tag).unwrap();
         let back: BlockTag = serde_json::from_str(&text).unwrap();
@@ -98,10 +101,10 @@ mod tests {
     /// Tags of tables out there; they have to stay readable.
     #[test]
     fn old_tags_stay_readable() {
-        let text = r#"{"summary":{"rows":2,"raw_bytes":10,"metadata_bytes":0,"streams":1,"min_ts":1,"max_ts":2,"file_size":99,"tail_offset":50,"label_values":{"app":["a"],"id":null},"digest":{"count":2,"sum":340282366920938463463374607431768211448}},"origin":{"level":0,"epoch_min":5,"epoch_max":5}}"#;
+        let text = r#"{"summary":{"rows":2,"raw_bytes":10,"metadata_bytes":0,"streams":1,"min_ts":1,"max_ts":2,"file_size":99,"tail_offset":50,"label_values":{"app":["a"],"id":null},"digest":{"count":2,"sum":340282366920938463463374607431768211448}},"origin":{"level":0,"received_min":5,"received_max":5}}"#;
         let tag: BlockTag = serde_json::from_str(text).unwrap();
         assert_eq!(tag.summary.digest, Digest { count: 2, sum: u128::MAX - 7 });
         assert_eq!(tag.summary.label_values["id"], None);
-        assert_eq!(tag.origin, BlockOrigin { epoch_min: 5, epoch_max: 5, ..Default::default() });
+        assert_eq!(tag.origin, BlockOrigin { received_min: 5, received_max: 5, ..Default::default() });
     }
 }

@@ -23,7 +23,7 @@ const ENGINE: &str = concat!("skald/", env!("CARGO_PKG_VERSION"));
 
 /// The path of a block of `date` (days since the Unix epoch, UTC) below the tenant's folder.
 ///
-/// `name` must be made from the block's content (for example its writer, epoch, part and digest), so that one
+/// `name` must be made from the block's content (for example its writer, log records and part), so that one
 /// name never stands for two contents; only `0-9A-Za-z._-` are allowed in it.
 pub fn block_path(date: i32, name: &str) -> String {
     format!("date={}/{name}.parquet", date_text(date))

@@ -65,7 +65,7 @@ fn block(name: &str) -> NewBlock {
         label_values: [("app".to_owned(), Some(["a".to_owned(), "b".to_owned()].into()))].into(),
         ..Default::default()
     };
-    let origin = BlockOrigin { epoch_min: 7, epoch_max: 7, writer: "i".into(), ..Default::default() };
+    let origin = BlockOrigin { received_min: 7, received_max: 7, writer: "i".into(), ..Default::default() };
     NewBlock { path: block_path(DATE, name), date: DATE, summary, origin, stream_ids: Some((-9, 9)) }
 }
 

@@ -1,0 +1,41 @@
+//! The identities of entries in memory.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use skald_model::{EntryHash, Error, Result, StreamId};
+use skald_rpc::ingester::{IDENTITIES_MAX, IdentitiesRequest};
+
+use super::Cancelled;
+use crate::segment::Segment;
+
+/// The identities of the entries that are asked for, each once, in no order.
+pub(crate) fn identities(
+    segments: &[Arc<Segment>],
+    request: &IdentitiesRequest,
+    cancelled: &Cancelled,
+) -> Result<Vec<(StreamId, EntryHash)>> {
+    let wanted: HashSet<StreamId> = request.streams.iter().copied().collect();
+    let mut found = HashSet::new();
+    for segment in segments {
+        let batches = segment.batches();
+        for stream in segment.streams().iter().filter(|s| wanted.contains(&s.id)) {
+            cancelled.check()?;
+            let rows = &stream.rows[stream.range(&request.range)];
+            for row in rows.iter().filter(|r| batches.get(r.batch).lsn <= request.cut) {
+                found.insert((stream.id, batches.identity(row)));
+            }
+            if found.len() > IDENTITIES_MAX {
+                return Err(Error::invalid(too_many()));
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+fn too_many() -> String {
+    format!(
+        "more than {IDENTITIES_MAX} entries of the same streams and times lie in several places and would have to be \
+         compared; narrow the query's time range or its selector, or flush"
+    )
+}

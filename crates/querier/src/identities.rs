@@ -1,0 +1,72 @@
+//! The identities of entries of blocks.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use skald_model::{EntryHash, Error, Result, Selector, StreamId};
+use skald_rpc::ingester::IDENTITIES_MAX;
+use skald_rpc::querier::BlockIdentitiesRequest;
+use skald_storage::block::{PreparedPredicate, ScanBuffers, ScanRequest, plan_scan, scan_pages};
+
+use crate::Querier;
+use crate::pool::Cancelled;
+
+/// Compressed bytes of lines that are fetched and scanned in one go.
+const PART_BYTES: u64 = 4 << 20;
+
+/// The identities of the entries that are asked for, each once, in no order.
+pub(crate) async fn run(
+    querier: &Querier,
+    request: BlockIdentitiesRequest,
+) -> Result<Vec<(StreamId, EntryHash)>> {
+    let BlockIdentitiesRequest { tenant, blocks, range, streams } = request;
+    let wanted: HashSet<StreamId> = streams.into_iter().collect();
+    let everything = PreparedPredicate::all();
+    let mut found = HashSet::new();
+    for block in &blocks {
+        let (_open, _) = querier.pool.open().await?;
+        let block = querier.blocks.open(&tenant, block).await?;
+        let damaged = |e| block.damaged(&e);
+        let index = block.meta.streams();
+        let mut ordinals = Vec::new();
+        for ordinal in index.select(&Selector::default(), range).map_err(damaged)? {
+            if wanted.contains(&index.id(ordinal).map_err(damaged)?) {
+                ordinals.push(ordinal);
+            }
+        }
+        let scan = ScanRequest { streams: &ordinals, range, predicate: &everything, metadata: true };
+        let mut plan = plan_scan(&block.meta, &scan).map_err(damaged)?;
+        for part in plan.parts(&block.meta, PART_BYTES) {
+            let pages = querier.blocks.fetch(&block, &plan.part_ranges(&block.meta, &part)).await?;
+            let block = block.clone();
+            let work = move |cancelled: &Cancelled| {
+                cancelled.check()?;
+                let index = block.meta.streams();
+                let mut outcome = Ok(());
+                let mut buffers = ScanBuffers::new();
+                let scanned = scan_pages(&block.meta, &plan, &part, &pages.fetched, &mut buffers, |row| {
+                    match index.id(row.stream) {
+                        Ok(id) => {
+                            found.insert((id, EntryHash::of(row.timestamp, row.line, row.metadata)));
+                            ControlFlow::Continue(())
+                        }
+                        Err(e) => {
+                            outcome = Err(block.damaged(&e));
+                            ControlFlow::Break(())
+                        }
+                    }
+                });
+                let _ = scanned.map_err(|e| block.damaged(&e))?;
+                outcome.map(|()| (plan, found))
+            };
+            ((plan, found), _) = querier.pool.run(work).await?;
+            if found.len() > IDENTITIES_MAX {
+                return Err(Error::invalid(format!(
+                    "more than {IDENTITIES_MAX} entries of the same streams and times lie in several places and would have \
+                     to be compared; narrow the query's time range or its selector"
+                )));
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
