@@ -484,8 +484,6 @@ async fn the_ingester_answers_the_same_across_the_wire() {
         selector: "{a=\"b\"}".into(),
         range: TimeRange::new(-4, 9),
         step: 7,
-        cut: Some(0),
-        skip: Arc::new(HashSet::from([StreamId(9)])),
         exclude: vec![StreamId(u64::MAX)],
     };
     same!(fake, client, Ingester, |s| s.pattern_streams(request.clone()));
