@@ -462,7 +462,7 @@ async fn the_ingester_answers_the_same_across_the_wire() {
     let client = IngesterClient::new(connection);
     let push = IngesterPush {
         tenant: tenant(),
-        stamp: PushStamp { origin: u64::MAX, sequence: 1, second: -3 },
+        stamp: PushStamp { origin: u64::MAX, sequence: 1, second: -3, partial: false },
         batch: Arc::new(batch()),
     };
     let streams = StreamsRequest { tenant: tenant(), version: 5, range: TimeRange::ALL, selectors: vec![] };

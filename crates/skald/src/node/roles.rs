@@ -94,7 +94,9 @@ impl Roles {
                 Arc::new(DeltaTable::new(catalog.clone(), BlockOptions::default(), instance))
             };
             let starting =
-                Ingester::start(ingester_config, clock.clone(), limits.clone(), registry, open_table);
+                Ingester::start(ingester_config, clock.clone(), limits.clone(), registry, open_table, |_| {
+                    None
+                });
             ingester = Some(Box::pin(starting).await?);
         }
         let QuerierSection { tail_max_duration, tail_buffer_bytes, .. } = querier_config;
