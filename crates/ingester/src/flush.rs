@@ -80,6 +80,8 @@ async fn flush_one(core: &Arc<Core>, tenant: &Arc<Tenant>) -> Result<Option<Dura
     timer.observe_duration();
     core.metrics.flushes.with_label_values(&["success"]).inc();
     let committed = part.segment.lsns().map(|(_, last)| last);
+    // Before anybody is told that the memory is free.
+    drop(part);
     core.settle(tenant, Standing { version, committed });
     Ok(None)
 }

@@ -118,6 +118,8 @@ pub(crate) async fn advance(
             "wrote streams of others, which the table did not have in time");
     }
     let released = tenant.lock().settle_written(&due, version);
+    // Before anybody is told that the memory is free.
+    drop(due);
     core.give_back(tenant, released);
     Ok(Some(Duration::ZERO))
 }
