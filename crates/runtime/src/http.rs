@@ -275,13 +275,14 @@ impl Connections {
     }
 
     async fn serve_tls(&self, tls: &ServerTls, stream: TcpStream, first: u8) {
+        let peer = stream.peer_addr().ok();
         let handshake = tokio::time::timeout(self.handshake, tls.accept(stream, first));
         let Some(done) = self.unless_stopped(handshake).await else { return };
         let mut stream = match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => stream,
             Err(error) => {
                 self.handshakes_failed.inc();
-                tracing::debug!(%error, "the handshake of TLS failed");
+                tracing::debug!(%error, peer = peer.map(tracing::field::display), "the handshake of TLS failed");
                 return;
             }
         };

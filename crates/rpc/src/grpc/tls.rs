@@ -115,7 +115,8 @@ mod tests {
         check_refused(&peer, &wrong_name, "ingester.example").await;
         let any_name = ClientTlsConfig { tls_insecure_skip_verify: true, ..wrong_name };
         push(&peer, ClientTls::load(SECTION, &any_name).unwrap().as_ref()).await.unwrap();
-        assert_eq!(push(&peer, None).await.unwrap_err().kind, Kind::Unavailable);
+        let plain = push(&peer, None).await.unwrap_err();
+        assert_eq!(plain.kind, Kind::Unavailable, "{plain}");
         let nobody = ClientTlsConfig { tls_cert_path: "".into(), tls_key_path: "".into(), ..known };
         check_refused(&peer, &nobody, "").await;
     }

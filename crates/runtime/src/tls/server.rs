@@ -20,8 +20,13 @@ use crate::Tasks;
 const HANDSHAKE: u8 = 22;
 /// Both kinds of HTTP. Clients of HTTP/2, gRPC among them, are told so in the handshake.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// What clients of plain HTTP/1 are told.
 const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
     connection: close\r\n\r\nthis port speaks TLS only; use https://\n";
+/// How HTTP/2 begins, gRPC included.
+const HTTP2: &[u8] = b"PRI ";
+/// What clients of plain HTTP/2 are told: an empty frame of settings, then GOAWAY with `INADEQUATE_SECURITY`.
+const PLAIN_HTTP2_ANSWER: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0c";
 
 /// Certificates of a server. Off while no file is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,8 +139,10 @@ impl ServerTls {
     ) -> std::io::Result<TlsStream<TcpStream>> {
         if first != HANDSHAKE {
             // What is not read before the end makes TCP drop the answer.
-            let _ = stream.read(&mut [0; 4096]).await?;
-            stream.write_all(PLAIN_ANSWER).await?;
+            let mut begin = [0; 4096];
+            let read = stream.read(&mut begin).await?;
+            let answer = if begin[..read].starts_with(HTTP2) { PLAIN_HTTP2_ANSWER } else { PLAIN_ANSWER };
+            stream.write_all(answer).await?;
             stream.shutdown().await?;
             return Err(std::io::Error::new(
                 std::io::ErrorKind::InvalidData,
