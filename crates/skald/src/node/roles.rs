@@ -64,6 +64,7 @@ impl Roles {
                     stream_cache_bytes,
                 },
             ingester: mut ingester_config,
+            ingester_client: _,
             pattern_ingester,
             querier: querier_config,
             frontend: FrontendSection { compress_responses: _, metadata_cache_bytes },
