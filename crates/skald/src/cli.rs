@@ -165,10 +165,14 @@ fn split_listen(listen: &str) -> Result<(Option<&str>, &str), String> {
 const OWN_FLAGS: [&str; 3] = ["config.file", "config.expand-env", "health.url"];
 
 /// Loki's flags that are not simply the key with other separators.
-const ALIASES: [(&str, &str); 33] = [
+const ALIASES: [(&str, &str); 37] = [
     ("auth.enabled", "auth_enabled"),
     ("reporting.enabled", "analytics.reporting_enabled"),
     ("memberlist.join", "memberlist.join_members"),
+    ("memberlist.nodename", "memberlist.node_name"),
+    ("ingester.availability-zone", "ingester.lifecycler.availability_zone"),
+    ("ingester.join-after", "ingester.lifecycler.join_after"),
+    ("ingester.unregister-on-shutdown", "ingester.lifecycler.unregister_on_shutdown"),
     ("log.level", "server.log_level"),
     ("log.format", "server.log_format"),
     ("server.path-prefix", "server.http_path_prefix"),
