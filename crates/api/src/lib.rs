@@ -9,6 +9,7 @@
 
 pub mod auth;
 pub mod body;
+pub mod cluster;
 pub mod config;
 mod drilldown;
 pub mod error;
@@ -23,4 +24,4 @@ mod tenant;
 
 pub use config::Config;
 pub use router::{ApiDeps, router};
-pub use status::Node;
+pub use status::{Flush, Node};

@@ -9,13 +9,14 @@ use axum::routing::{MethodRouter, get, post};
 use http::StatusCode;
 use prometheus::Registry;
 use skald_model::TenantLimits;
-use skald_rpc::{Distributor, Ingester, QueryFrontend};
+use skald_rpc::{Distributor, QueryFrontend};
 use skald_runtime::{Clock, Tasks};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
 use crate::auth::{self, Auth};
+use crate::cluster::{self, ClusterState, Lifecycle, LifecycleState, Members};
 use crate::config::Config;
 use crate::drilldown;
 use crate::error::ApiError;
@@ -23,7 +24,7 @@ use crate::metrics::{Metrics, Route, observe};
 use crate::push::budget::Budget;
 use crate::push::{self, PushState};
 use crate::query::{self, QueryState, detected, volume};
-use crate::status::{self, FlushState, Node, StatusState};
+use crate::status::{self, Flush, FlushState, Node, StatusState};
 use crate::tail::{self, TailState};
 
 /// What the HTTP surface stands on. A role that does not run here is `None`, and its routes are not found.
@@ -43,7 +44,11 @@ pub struct ApiDeps {
     /// Answers queries.
     pub frontend: Option<Arc<dyn QueryFrontend>>,
     /// Flushes on request.
-    pub ingester: Option<Arc<dyn Ingester>>,
+    pub flush: Option<Arc<dyn Flush>>,
+    /// The members of the cluster, to be shown.
+    pub members: Option<Arc<dyn Members>>,
+    /// The end of the ingester of this process.
+    pub lifecycle: Option<Arc<dyn Lifecycle>>,
     /// Who may do what; `None` asks nobody.
     pub auth: Option<Arc<Auth>>,
     /// Owns the live tails, whose connections outlive their requests.
@@ -58,8 +63,20 @@ const COMPRESS_ABOVE: u16 = 1400;
 /// # Errors
 /// When the registry holds metrics of the same names already.
 pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
-    let ApiDeps { config, clock, registry, node, limits, distributor, frontend, ingester, auth, tasks } =
-        deps;
+    let ApiDeps {
+        config,
+        clock,
+        registry,
+        node,
+        limits,
+        distributor,
+        frontend,
+        flush,
+        members,
+        lifecycle,
+        auth,
+        tasks,
+    } = deps;
     let config = Arc::new(config);
     let routes = Routes { router: Router::new(), metrics: Metrics::new(&registry)?, config: config.clone() };
     let budget = Budget::new(config.inflight_bytes_max, config.inflight_wait, &registry)?;
@@ -89,8 +106,14 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
         let state = QueryState { config: config.clone(), clock, frontend };
         routes = with_exploring(with_patterns(with_queries(routes, &state), &state), &state);
     }
-    if let Some(ingester) = ingester {
-        routes = with_flush(routes, FlushState { config: config.clone(), ingester });
+    if let Some(flush) = flush {
+        routes = with_flush(routes, FlushState { config: config.clone(), flush });
+    }
+    if let Some(members) = members {
+        routes = with_cluster(routes, &ClusterState { members, clock });
+    }
+    if let Some(lifecycle) = lifecycle {
+        routes = with_lifecycle(routes, LifecycleState { lifecycle });
     }
     let mut router = routes.router.fallback(not_found).method_not_allowed_fallback(method_not_allowed);
     if let Some(auth) = auth {
@@ -257,6 +280,27 @@ fn with_flush(routes: Routes, state: FlushState) -> Routes {
         "/flush/tenant",
         "flush_tenant",
         post(status::flush_tenant).with_state(state),
+    )
+}
+
+fn with_cluster(routes: Routes, state: &ClusterState) -> Routes {
+    let s = || state.clone();
+    routes.add("/ring", "ring", get(cluster::ring).post(cluster::ring).with_state(s())).add(
+        "/memberlist",
+        "memberlist",
+        get(cluster::memberlist).with_state(s()),
+    )
+}
+
+fn with_lifecycle(routes: Routes, state: LifecycleState) -> Routes {
+    let prepare = get(cluster::prepare_shutdown)
+        .post(cluster::prepare_shutdown)
+        .delete(cluster::prepare_shutdown)
+        .with_state(state.clone());
+    routes.add("/ingester/prepare_shutdown", "ingester_prepare_shutdown", prepare).add(
+        "/ingester/shutdown",
+        "ingester_shutdown",
+        get(cluster::shutdown).post(cluster::shutdown).with_state(state),
     )
 }
 

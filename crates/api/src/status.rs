@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
@@ -179,11 +180,25 @@ pub(crate) async fn log_level(
     })
 }
 
+/// Who writes what is in memory to the tables: an ingester, or all that there are.
+#[async_trait]
+pub trait Flush: Send + Sync + 'static {
+    /// Writes what is in memory now, of one tenant or of all, and returns when it is committed.
+    async fn flush(&self, tenant: Option<TenantId>) -> skald_model::Result<()>;
+}
+
+#[async_trait]
+impl<T: Ingester> Flush for T {
+    async fn flush(&self, tenant: Option<TenantId>) -> skald_model::Result<()> {
+        Ingester::flush(self, tenant).await
+    }
+}
+
 /// What the handlers of flushes work with.
 #[derive(Clone)]
 pub(crate) struct FlushState {
     pub(crate) config: Arc<Config>,
-    pub(crate) ingester: Arc<dyn Ingester>,
+    pub(crate) flush: Arc<dyn Flush>,
 }
 
 /// `GET` and `POST /flush`: writes what is in memory to the table, 204 when it is there. With `wait=false` the answer
@@ -204,17 +219,17 @@ async fn run_flush(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (_, params) = Params::read(request).await?;
-    let ingester = state.ingester;
+    let flush = state.flush;
     if matches!(params.first("wait"), "false" | "0") {
         // Nobody waits for it, so whoever reads the log hears of a failure. It may be dropped at shutdown: what it
         // did not write is on the write-ahead log.
         tokio::spawn(async move {
-            if let Err(error) = ingester.flush(tenant).await {
+            if let Err(error) = flush.flush(tenant).await {
                 tracing::warn!(%error, "flush by request failed");
             }
         });
     } else {
-        ingester.flush(tenant).await?;
+        flush.flush(tenant).await?;
     }
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -89,6 +89,11 @@ impl View {
         self.distributors
     }
 
+    /// The ring of the ingesters.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
     /// All ingesters that can be reached; reads ask every one of them.
     pub fn ingesters(&self) -> &[Member<dyn Ingester>] {
         &self.ingesters

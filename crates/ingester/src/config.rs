@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use skald_cluster::LifecyclerConfig;
 
 use crate::wal::WalConfig;
 
@@ -12,6 +13,8 @@ use crate::wal::WalConfig;
 pub struct Config {
     /// The name of this instance in commits and file names, `0-9A-Za-z._-`. Empty means a random one, kept beside the log.
     pub instance_id: String,
+    /// How it comes and goes in a cluster.
+    pub lifecycler: LifecyclerConfig,
     /// The write-ahead log.
     pub wal: WalConfig,
     /// Length of an epoch: how long entries are gathered before they are written to the table. More gives fewer, larger
@@ -77,6 +80,7 @@ impl Default for Config {
         const MINUTE: Duration = Duration::from_secs(60);
         Self {
             instance_id: String::new(),
+            lifecycler: LifecyclerConfig::default(),
             wal: WalConfig::default(),
             flush_interval: 5 * MINUTE,
             flush_grace: Duration::from_secs(10),

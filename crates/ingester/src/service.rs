@@ -126,9 +126,14 @@ impl Ingester {
         self.core.tails.end();
     }
 
+    /// Refuses pushes from now on, so that what is held can be brought to the table; questions are still answered.
+    pub fn refuse_pushes(&self) {
+        self.core.closing.store(true, Ordering::Release);
+    }
+
     /// Stops: refuses pushes, flushes if the configuration says so (or there is no log), ends its tasks, closes the log.
     pub async fn shutdown(&self) {
-        self.core.closing.store(true, Ordering::Release);
+        self.refuse_pushes();
         let flushes = self.core.config.wal.flush_on_shutdown || self.core.log.wal().is_none();
         if flushes && let Err(error) = flush::flush_now(&self.core, self.core.all()).await {
             tracing::error!(%error, "failed to flush at shutdown");

@@ -37,6 +37,23 @@ impl Ring {
         &self.members
     }
 
+    /// The part of all streams, from 0 to 1, that each of [`Ring::members`] comes first for.
+    pub fn shares(&self) -> Vec<f64> {
+        let mut shares = vec![0.0; self.members.len()];
+        let Some((last, _)) = self.tokens.last() else { return shares };
+        let mut before = *last;
+        for (n, (token, member)) in self.tokens.iter().enumerate() {
+            let places = match (n, token.wrapping_sub(before)) {
+                // A ring of one place: all of it.
+                (0, 0) => 1u64 << 32,
+                (_, places) => u64::from(places),
+            };
+            shares[*member] += places as f64 / (1u64 << 32) as f64;
+            before = *token;
+        }
+        shares
+    }
+
     /// The first `factor` distinct members clockwise from the stream's place, in ring order. Where zones are set,
     /// zones are distinct too, as far as there are enough of them.
     pub fn replicas(&self, stream: StreamId, factor: usize) -> Vec<&RingMember> {
@@ -112,6 +129,24 @@ mod tests {
             if was.iter().all(|m| m.name != "n0") {
                 prop_assert_eq!(was, after.replicas(StreamId(id), 2));
             }
+        }
+    }
+
+    #[test]
+    fn shares_are_those_of_the_streams() {
+        assert!(Ring::default().shares().is_empty());
+        let alone = |token| RingMember { name: "a".into(), zone: String::new(), tokens: vec![token] };
+        assert_eq!(Ring::new(vec![alone(7)]).shares(), [1.0]);
+        let r = ring(4, 0);
+        let shares = r.shares();
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+        let mut counts = [0u32; 4];
+        for key in 0..1u64 << 16 {
+            let first = r.replicas(StreamId(key << 48), 1)[0];
+            counts[r.members().iter().position(|m| m.name == first.name).unwrap()] += 1;
+        }
+        for (share, count) in shares.iter().zip(counts) {
+            assert!((share - f64::from(count) / 65536.0).abs() < 0.01, "{shares:?} {counts:?}");
         }
     }
 

@@ -8,7 +8,11 @@ use crate::error::{Error, Result};
 /// The longest tenant id in bytes, as in Loki.
 pub const MAX_TENANT_ID_BYTES: usize = 150;
 
-/// A valid tenant id: up to 150 bytes of `0-9A-Za-z!-_.*'()`, neither `.` nor `..`, so it is safe as a folder name.
+/// The folder beside those of the tenants where the cluster keeps what belongs to none of them.
+const RESERVED: &str = "_skald";
+
+/// A valid tenant id: up to 150 bytes of `0-9A-Za-z!-_.*'()`, neither `.` nor `..`, so it is safe as a folder name, and not
+/// `_skald`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(Arc<str>);
 
@@ -23,6 +27,9 @@ impl TenantId {
         }
         if id == "." || id == ".." {
             return Err(Error::invalid("tenant ID is '.' or '..'"));
+        }
+        if id == RESERVED {
+            return Err(Error::invalid(format!("tenant ID '{id}' is not allowed")));
         }
         if let Some(bad) = id.chars().find(|c| !(c.is_ascii_alphanumeric() || "!-_.*'()".contains(*c))) {
             return Err(Error::invalid(format!("tenant ID '{id}' contains unsupported character '{bad}'")));

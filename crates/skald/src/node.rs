@@ -1,7 +1,11 @@
 //! The life of a process: listen, start the roles, serve, and stop in order.
 //!
-//! In one process the roles call each other through their traits by `Arc`; no socket lies between them.
+//! In one process the roles call each other through their traits by `Arc`; no socket lies between them. In a cluster the
+//! same traits are called across processes.
 
+mod alone;
+mod cluster;
+mod lifecycle;
 mod process;
 mod roles;
 mod target;
@@ -21,15 +25,17 @@ use skald_runtime::telemetry::{LogConfig, Telemetry};
 use skald_runtime::tls::{ClientTls, ServerTls};
 use skald_runtime::{CancellationToken, Tasks};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
 
 use crate::build_info;
 use crate::config::{self, Config, Loaded};
+use lifecycle::Ending;
 use process::{Process, Stage};
-use roles::Roles;
+use roles::{Roles, Surface};
 use target::Targets;
-pub(crate) use target::names as target_names;
+pub(crate) use target::{is_all, names as target_names};
 
 /// How long the last traces may take to be sent.
 const TRACES_DEADLINE: Duration = Duration::from_secs(5);
@@ -53,12 +59,16 @@ pub(crate) async fn run(loaded: Loaded) -> Result<()> {
     announce(&loaded);
     let process = Arc::new(Process::new(&loaded.config, telemetry.level()));
 
+    let terminate = Arc::new(Notify::new());
     let mut node = Box::pin(Node::listen(&loaded.config, &registry, process)).await?;
     let outcome = tokio::select! {
-        begun = Box::pin(node.start_roles(loaded.config, registry)) => match begun {
+        begun = Box::pin(node.start_roles(loaded.config, registry, terminate.clone())) => match begun {
             Ok(()) => {
                 tracing::info!(after = ?started.elapsed(), "ready");
-                Ok(signals.next().await)
+                tokio::select! {
+                    name = signals.next() => Ok(name),
+                    () = terminate.notified() => Ok("a request"),
+                }
             }
             Err(error) => Err(error),
         },
@@ -97,7 +107,7 @@ fn announce(loaded: &Loaded) {
             "these keys of Loki's configuration have no effect in Skald"
         );
     }
-    if config.common.replication_factor > 1 {
+    if config.common.replication_factor > 1 && !config.is_clustered() {
         tracing::warn!(
             replication_factor = config.common.replication_factor,
             "one process keeps one copy, whatever common.replication_factor says"
@@ -118,6 +128,7 @@ struct Node {
     /// Filled in when the roles have started; until then only readiness is answered.
     router: Arc<OnceLock<Router>>,
     roles: Option<Roles>,
+    ending: Option<Arc<Ending>>,
     drain: Duration,
 }
 
@@ -149,7 +160,7 @@ impl Node {
         .await?
         .with_tls(load_tls(config::HTTP_TLS, &server.http_tls_config)?);
         let mut grpc = None;
-        if !targets.is_all() {
+        if !targets.is_all() || config.is_clustered() {
             let setting = "server.grpc_listen_port";
             let bound =
                 Server::bind("grpc", &server.grpc_listen_address, server.grpc_listen_port, setting).await?;
@@ -169,12 +180,17 @@ impl Node {
         let drain = server.graceful_shutdown_timeout;
         let address = http.address();
         let http = serve(http, gate, limits, &metrics, drain);
-        let (roles, grpc_serving) = (None, None);
-        Ok(Self { process, metrics, tasks, address, http, grpc, grpc_serving, router, roles, drain })
+        let (roles, ending, grpc_serving) = (None, None, None);
+        Ok(Self { process, metrics, tasks, address, http, grpc, grpc_serving, router, roles, ending, drain })
     }
 
     /// Starts the roles, which replays the write-ahead log, and opens the gate.
-    async fn start_roles(&mut self, config: Config, registry: Registry) -> Result<()> {
+    async fn start_roles(
+        &mut self,
+        config: Config,
+        registry: Registry,
+        terminate: Arc<Notify>,
+    ) -> Result<()> {
         let server = config.server.clone();
         let limits = config::Overrides::load(config.limits_config.clone(), &config.runtime_config, &registry)
             .context("runtime_config.file")?;
@@ -195,11 +211,21 @@ impl Node {
             tls.watch(&self.tasks, server.tls_reload_period);
         }
         limits.clone().watch(&self.tasks, config.runtime_config.period);
-        let roles = Roles::start(&config, limits.clone(), &registry).await?;
+        let http_port = self.address.port();
+        let roles = Roles::start(&config, http_port, client_tls, limits.clone(), &registry, &self.tasks).await?;
         if let Some(ingester) = &roles.ingester {
             self.process.set_ingester(ingester.clone());
         }
-        let router = roles.http(&config, self.process.clone(), limits, registry, auth, self.tasks.clone())?;
+        let cluster = roles.cluster.clone();
+        if let Some(cluster) = &cluster {
+            self.process.set_cluster(cluster.clone());
+        }
+        let ending =
+            Arc::new(Ending::new(roles.ingester.clone(), cluster.clone(), &config.ingester, terminate));
+        self.ending = Some(ending.clone());
+        let (process, tasks) = (self.process.clone(), self.tasks.clone());
+        let surface = Surface { node: process, address: self.address, limits, registry, auth, tasks, ending };
+        let router = roles.http(&config, surface)?;
         let router = match server.http_path_prefix.as_str() {
             "" => router,
             prefix => Router::new().nest(prefix, router),
@@ -211,7 +237,11 @@ impl Node {
                 ..ConnectionLimits::default()
             };
             let router = roles.grpc(&server);
+            let port = grpc.address().port();
             self.grpc_serving = Some(serve(grpc, router, connections, &self.metrics, self.drain));
+            if let Some(cluster) = cluster {
+                self.tasks.spawn("cluster-activate", move |token| cluster.activate(port, token));
+            }
         }
         self.roles = Some(roles);
         self.process.set(Stage::Running);
@@ -220,10 +250,13 @@ impl Node {
         Ok(())
     }
 
-    /// Stops in the order in which work flows: no new requests, the open ones answered, then what they wrote brought
-    /// to rest, then the rest.
+    /// Stops in the order in which work flows: the cluster knows, no new requests, the open ones answered, then what they
+    /// wrote brought to rest, then the rest.
     async fn stop(self) {
         self.process.set(Stage::Stopping);
+        if let Some(ending) = &self.ending {
+            ending.at_end().await;
+        }
         let Serving { stop, done } = self.http;
         stop.cancel();
         if let Some(grpc) = &self.grpc_serving {
@@ -237,11 +270,15 @@ impl Node {
         if let Some(Serving { done, .. }) = self.grpc_serving {
             let _ = done.await;
         }
-        if let Some(ingester) = self.roles.and_then(|r| r.ingester) {
+        let (ingester, cluster) = self.roles.map(|r| (r.ingester, r.cluster)).unwrap_or_default();
+        if let Some(ingester) = ingester {
             tracing::debug!("waiting for the ingester");
             if tokio::time::timeout(INGESTER_DEADLINE, ingester.shutdown()).await.is_err() {
                 tracing::error!(deadline = ?INGESTER_DEADLINE, "the ingester did not stop in time; its log is replayed at the next start");
             }
+        }
+        if let Some(cluster) = cluster {
+            cluster.stop();
         }
         self.tasks.shutdown(TASKS_DEADLINE).await;
     }

@@ -3,7 +3,7 @@
 //! This crate owns the formats at rest. [`store`] opens a local directory, S3, GCS or Azure as one
 //! `ObjectStore` with metrics, bounded retries and (in tests) faults; [`block`] writes and reads one Parquet
 //! file; [`table`] is the Delta table of each tenant that says which blocks exist; [`cache`] keeps by bytes what
-//! is read often.
+//! is read often; [`registry`] tells which ingesters may hold what no table has.
 //!
 //! It promises that what [`table`] acknowledged is durable and is seen exactly once, and that every table and
 //! block opens in other Delta and Parquet readers. It is the only crate that knows arrow, parquet, Delta and
@@ -12,5 +12,6 @@
 
 pub mod block;
 pub mod cache;
+pub mod registry;
 pub mod store;
 pub mod table;

@@ -249,7 +249,9 @@ pub fn surface_with(services: &Arc<Services>, config: Config) -> Router {
         limits: Arc::new(Arc::new(Limits { loki_strict: true, ..Limits::default() })),
         distributor: Some(services.clone()),
         frontend: Some(services.clone()),
-        ingester: Some(services.clone()),
+        flush: Some(services.clone()),
+        members: None,
+        lifecycle: None,
         auth: None,
         tasks: Tasks::new(),
     })

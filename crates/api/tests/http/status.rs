@@ -119,7 +119,9 @@ async fn roles_that_do_not_run_have_no_routes() {
         limits: Arc::new(Arc::new(Limits::default())),
         distributor: None,
         frontend: Some(services),
-        ingester: None,
+        flush: None,
+        members: None,
+        lifecycle: None,
         auth: None,
         tasks: skald_runtime::Tasks::new(),
     })

@@ -205,6 +205,16 @@ pub(super) fn adopt_storage_config(tree: &mut Value) -> Result<(), String> {
     Ok(())
 }
 
+/// Moves the zone of Loki's `common.ring` to the ingester, the one whose zone matters, where nothing stands there.
+pub(super) fn adopt_zone(tree: &mut Value) {
+    let ring = tree.pointer_mut("/common/ring").and_then(Value::as_object_mut);
+    let Some(zone) = ring.and_then(|r| r.remove("instance_availability_zone")) else { return };
+    let lifecycler = object(object(tree, "ingester"), "lifecycler");
+    if lifecycler.get("availability_zone").is_none_or(Value::is_null) {
+        lifecycler["availability_zone"] = zone;
+    }
+}
+
 fn object<'a>(tree: &'a mut Value, key: &str) -> &'a mut Value {
     let slot = &mut tree[key];
     if !slot.is_object() {

@@ -42,6 +42,7 @@ impl Layer {
         }
         let mut tree = parse_yaml(&text).map_err(fail)?;
         keys::adopt_storage_config(&mut tree).map_err(fail)?;
+        keys::adopt_zone(&mut tree);
         let unused = keys::check(&mut tree, defaults).map_err(fail)?;
         coerce(&mut tree, defaults, false);
         Ok((Self { origin: Origin::File(name), tree }, unused))

@@ -47,6 +47,7 @@ pub(crate) struct Config {
     pub(crate) auth: skald_api::auth::AuthConfig,
     pub(crate) server: Server,
     pub(crate) common: Common,
+    pub(crate) memberlist: skald_cluster::MemberlistConfig,
     pub(crate) limits_config: LimitsSection,
     pub(crate) runtime_config: RuntimeConfig,
     pub(crate) distributor: DistributorSection,
@@ -72,6 +73,7 @@ impl Default for Config {
             auth: skald_api::auth::AuthConfig::default(),
             server: Server::default(),
             common: Common::default(),
+            memberlist: skald_cluster::MemberlistConfig::default(),
             limits_config: LimitsSection::default(),
             runtime_config: RuntimeConfig::default(),
             distributor: DistributorSection::default(),
@@ -147,7 +149,7 @@ impl Config {
             unused.extend(without_effect);
         }
         let mut config: Config = figment.extract().map_err(|e| Error(layer::explain(e)))?;
-        config.fill_in_paths();
+        config.fill_in();
         config.validate()?;
         Ok(Loaded { config, unused, file })
     }
@@ -171,13 +173,24 @@ impl Config {
 
     fn diff(&self) -> Value {
         let mut defaults = Config::default();
-        defaults.fill_in_paths();
+        defaults.fill_in();
         let changed = difference(&as_tree(self), &as_tree(&defaults));
         changed.unwrap_or_else(|| Value::Object(serde_json::Map::new()))
     }
 
-    /// Paths that are not set lie below `common.path_prefix`.
-    pub(crate) fn fill_in_paths(&mut self) {
+    /// Whether this process is one of several: it names members to join, or leaves roles to others and says how it is
+    /// found. The first process of a cluster may name itself.
+    pub(crate) fn is_clustered(&self) -> bool {
+        !self.memberlist.join_members.is_empty()
+            || (self.memberlist != skald_cluster::MemberlistConfig::default()
+                && !crate::node::is_all(&self.target))
+    }
+
+    /// What is not set follows from the rest: paths lie below `common.path_prefix`, a cluster keeps three copies.
+    pub(crate) fn fill_in(&mut self) {
+        if self.common.replication_factor == 0 {
+            self.common.replication_factor = if self.is_clustered() { 3 } else { 1 };
+        }
         let prefix = &self.common.path_prefix;
         if self.ingester.wal.dir.as_os_str().is_empty() {
             self.ingester.wal.dir = prefix.join("wal");
@@ -215,6 +228,7 @@ impl Config {
             ));
         }
         self.validate_tls().map_err(|e| Error(e.to_string()))?;
+        self.memberlist.validate().map_err(Error)?;
         self.common.storage.validate().map_err(Error)
     }
 

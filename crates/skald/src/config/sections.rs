@@ -25,7 +25,7 @@ pub(crate) struct Server {
     /// How long a connection may lie idle between requests.
     #[serde(with = "skald_runtime::units::duration")]
     pub(crate) http_server_idle_timeout: Duration,
-    /// Where gRPC listens, when this process serves any (that is, when `target` is not `all`).
+    /// Where gRPC listens, when this process is part of a cluster.
     pub(crate) grpc_listen_address: String,
     pub(crate) grpc_listen_port: u16,
     pub(crate) grpc_listen_conn_limit: usize,
@@ -91,6 +91,9 @@ impl Server {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct IngesterClientSection {
+    /// How long calls to ingesters and queriers in other processes may take.
+    #[serde(flatten)]
+    pub(crate) calls: skald_rpc::grpc::ClientConfig,
     /// TLS of all calls to other processes of Skald, whatever their role. Loki has one such section for each role.
     pub(crate) grpc_client_config: ClientTlsConfig,
 }
@@ -102,14 +105,21 @@ pub(crate) struct Common {
     /// Where this process keeps its own files, the write-ahead log among them; tables too, unless `storage` says
     /// otherwise.
     pub(crate) path_prefix: PathBuf,
-    /// On how many ingesters an entry must be. One process has one.
+    /// On how many ingesters an entry is to be; 0 means 3 in a cluster and 1 in one process.
     pub(crate) replication_factor: usize,
+    /// The address that other processes reach this one at. Empty means that it is found out; see `memberlist`.
+    pub(crate) instance_addr: String,
     pub(crate) storage: Storage,
 }
 
 impl Default for Common {
     fn default() -> Self {
-        Self { path_prefix: "data".into(), replication_factor: 1, storage: Storage::default() }
+        Self {
+            path_prefix: "data".into(),
+            replication_factor: 0,
+            instance_addr: String::new(),
+            storage: Storage::default(),
+        }
     }
 }
 

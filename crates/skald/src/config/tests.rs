@@ -40,7 +40,6 @@ fn the_example_of_loki_starts() {
     assert_eq!(config.server.http_listen_address, "127.0.0.1");
     let expected = [
         "analytics",
-        "common.instance_addr",
         "common.ring",
         "common.storage.filesystem.rules_directory",
         "frontend.encoding",
@@ -67,7 +66,7 @@ fn a_compose_file_of_some_years_starts() {
     assert_eq!(limits.reject_old_samples_max_age, 168 * 3600 * 1_000_000_000);
     assert_eq!((limits.max_query_length, limits.ingestion_rate_mb), (0, 16.0));
     assert!(unused.contains(&"limits_config.retention_period".to_owned()));
-    assert!(unused.contains(&"ingester.lifecycler".to_owned()));
+    assert!(unused.contains(&"ingester.lifecycler.ring".to_owned()));
 }
 
 #[test]

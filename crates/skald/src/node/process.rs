@@ -10,6 +10,7 @@ use skald_model::TenantId;
 use skald_runtime::metrics::BuildInfo;
 use skald_runtime::telemetry::LogLevel;
 
+use super::cluster::Cluster;
 use crate::build_info;
 use crate::config::{Config, Overrides, Shown};
 
@@ -27,6 +28,7 @@ pub(super) struct Process {
     level: LogLevel,
     config: Config,
     ingester: OnceLock<Arc<Ingester>>,
+    cluster: OnceLock<Arc<Cluster>>,
     limits: OnceLock<Arc<Overrides>>,
 }
 
@@ -37,6 +39,7 @@ impl Process {
             level,
             config: config.clone(),
             ingester: OnceLock::new(),
+            cluster: OnceLock::new(),
             limits: OnceLock::new(),
         }
     }
@@ -50,6 +53,10 @@ impl Process {
         let _ = self.ingester.set(ingester);
     }
 
+    pub(super) fn set_cluster(&self, cluster: Arc<Cluster>) {
+        let _ = self.cluster.set(cluster);
+    }
+
     pub(super) fn set_limits(&self, limits: Arc<Overrides>) {
         let _ = self.limits.set(limits);
     }
@@ -60,7 +67,10 @@ impl Node for Process {
         match *self.stage.lock() {
             Stage::Starting => Some("starting: the write-ahead log is being replayed".into()),
             Stage::Stopping => Some("stopping".into()),
-            Stage::Running => self.ingester.get().and_then(|i| i.status().refusing),
+            Stage::Running => {
+                let refusing = self.ingester.get().and_then(|i| i.status().refusing);
+                refusing.or_else(|| self.cluster.get().and_then(|c| c.unready()))
+            }
         }
     }
 

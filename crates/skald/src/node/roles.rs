@@ -1,27 +1,37 @@
 //! The roles, put together: an `Option` of each.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use async_trait::async_trait;
 use axum::Router;
+use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 use prometheus::Registry;
+use skald_api::Flush;
 use skald_api::auth::Auth;
+use skald_api::cluster::{Lifecycle, Members};
 use skald_cluster::topology::Member;
 use skald_cluster::{Topology, View};
-use skald_ingester::Ingester;
+use skald_ingester::{Ingester, Instance};
 use skald_ingester::delta::DeltaTable;
-use skald_model::TenantLimits;
+use skald_ingester::replicas::{RingWriters, Writers};
+use skald_model::{TenantId, TenantLimits};
 use skald_model::ring::RingMember;
 use skald_rpc::grpc::Services;
 use skald_rpc::{Distributor, Querier, QueryFrontend};
 use skald_runtime::grpc::MessageLimits;
+use skald_runtime::tls::ClientTls;
 use skald_runtime::{Clock, SystemClock, Tasks};
 use skald_storage::block::BlockOptions;
 use skald_storage::cache::CacheMetrics;
 use skald_storage::store::{self, StoreConfig};
 use skald_storage::table::{self, Catalog};
 
+use super::alone::Alone;
+use super::cluster::Cluster;
+use super::lifecycle::Ending;
 use super::process::Process;
 use super::target::{Role, Targets};
 use crate::config::{Config, DistributorSection, FrontendSection, QuerierSection, Server};
@@ -35,15 +45,33 @@ pub(super) struct Roles {
     pub(super) ingester: Option<Arc<Ingester>>,
     querier: Option<Arc<dyn Querier>>,
     frontend: Option<Arc<dyn QueryFrontend>>,
+    /// `None` of a process that is alone.
+    pub(super) cluster: Option<Arc<Cluster>>,
+    topology: Arc<Topology>,
     clock: Arc<dyn Clock>,
+}
+
+/// What the HTTP surface needs beside the roles.
+pub(super) struct Surface {
+    pub(super) node: Arc<Process>,
+    /// Where it is served.
+    pub(super) address: SocketAddr,
+    pub(super) limits: Arc<dyn TenantLimits>,
+    pub(super) registry: Registry,
+    pub(super) auth: Option<Arc<Auth>>,
+    pub(super) tasks: Tasks,
+    pub(super) ending: Arc<Ending>,
 }
 
 impl Roles {
     /// Starts the roles that `config.target` names. Returns when the write-ahead log has been replayed.
     pub(super) async fn start(
         config: &Config,
+        http_port: u16,
+        client_tls: Option<ClientTls>,
         limits: Arc<dyn TenantLimits>,
         registry: &Registry,
+        tasks: &Tasks,
     ) -> Result<Self> {
         // Every section is taken apart here by name, so that one that nobody wires does not compile.
         let Config {
@@ -53,6 +81,7 @@ impl Roles {
             auth: _,
             server: _,
             common,
+            memberlist,
             limits_config: _,
             runtime_config: _,
             distributor:
@@ -73,6 +102,9 @@ impl Roles {
         } = config.clone();
         ingester_config.patterns = pattern_ingester;
         let targets = Targets::parse(&target)?;
+        if !config.is_clustered() {
+            targets.check_alone(&target)?;
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
         let faults = store::fault::FaultConfig::from_env().map_err(anyhow::Error::msg)?;
@@ -89,15 +121,48 @@ impl Roles {
             "storing"
         );
 
+        if ingester_config.instance_id.is_empty() {
+            ingester_config.instance_id = memberlist.node_name;
+        }
+        let mut cluster = None;
+        if config.is_clustered() {
+            let mut name = None;
+            if targets.has(Role::Ingester) {
+                // The name comes from the log, which the ingester opens; from here on it keeps it.
+                ingester_config.instance_id = ingester_name(&ingester_config)?;
+                name = Some(ingester_config.instance_id.clone());
+            }
+            let register = skald_storage::registry::Registry::new(catalog.store().clone());
+            let starting = Cluster::start(
+                config,
+                name,
+                http_port,
+                register,
+                client_tls,
+                clock.clone(),
+                registry,
+                tasks,
+            );
+            cluster = Some(starting.await?);
+        }
+        let topology = match &cluster {
+            Some(cluster) => cluster.topology.clone(),
+            None => Topology::new(View::new(Vec::new(), Vec::new(), 1)),
+        };
+
         let mut ingester = None;
         if targets.has(Role::Ingester) {
             let open_table = |instance: &skald_ingester::Instance| -> Arc<dyn skald_ingester::table::Table> {
                 Arc::new(DeltaTable::new(catalog.clone(), BlockOptions::default(), instance))
             };
-            let starting =
-                Ingester::start(ingester_config, clock.clone(), limits.clone(), registry, open_table, |_| {
-                    None
-                });
+            // Where others keep the same streams, the ring says who writes which.
+            let shared = cluster.is_some() && common.replication_factor > 1;
+            let writers = |instance: &skald_ingester::Instance| -> Option<Arc<dyn Writers>> {
+                let ring = RingWriters { topology: topology.clone(), name: instance.id.clone() };
+                shared.then(|| Arc::new(ring) as Arc<dyn Writers>)
+            };
+            let (clock, limits) = (clock.clone(), limits.clone());
+            let starting = Ingester::start(ingester_config, clock, limits, registry, open_table, writers);
             ingester = Some(Box::pin(starting).await?);
         }
         let QuerierSection { tail_max_duration, tail_buffer_bytes, .. } = querier_config;
@@ -108,7 +173,10 @@ impl Roles {
                 skald_querier::Querier::new(&querier_config.into(), catalog.clone(), &caches, registry)?;
             querier = Some(Arc::new(service));
         }
-        let topology = Topology::new(view(ingester.as_ref(), querier.as_ref()));
+        match &cluster {
+            Some(cluster) => cluster.set_local(ingester.clone().map(|i| i as _), querier.clone()),
+            None => topology.publish(view(ingester.as_ref(), querier.as_ref())),
+        }
         let mut distributor: Option<Arc<dyn Distributor>> = None;
         if targets.has(Role::Distributor) {
             let config = skald_distributor::Config { stream_cache_bytes };
@@ -122,22 +190,25 @@ impl Roles {
             let config =
                 skald_frontend::Config { metadata_cache_bytes, tail_max_duration, tail_buffer_bytes };
             let service =
-                skald_frontend::Frontend::new(&config, clock.clone(), limits, catalog, topology, registry)?;
+                skald_frontend::Frontend::new(&config, clock.clone(), limits, catalog, topology.clone(), registry)?;
             frontend = Some(Arc::new(service));
         }
-        Ok(Self { distributor, ingester, querier, frontend, clock })
+        Ok(Self { distributor, ingester, querier, frontend, cluster, topology, clock })
     }
 
     /// The HTTP surface over the roles.
-    pub(super) fn http(
-        &self,
-        config: &Config,
-        node: Arc<Process>,
-        limits: Arc<dyn TenantLimits>,
-        registry: Registry,
-        auth: Option<Arc<Auth>>,
-        tasks: Tasks,
-    ) -> Result<Router> {
+    pub(super) fn http(&self, config: &Config, surface: Surface) -> Result<Router> {
+        let Surface { node, address, limits, registry, auth, tasks, ending } = surface;
+        let members: Arc<dyn Members> = match &self.cluster {
+            Some(cluster) => cluster.clone(),
+            None => Arc::new(Alone {
+                topology: self.topology.clone(),
+                roles: Targets::parse(&config.target)?.roles(),
+                http: address,
+                clock: self.clock.clone(),
+            }),
+        };
+        let ends_apart = self.ingester.is_some();
         let deps = skald_api::ApiDeps {
             config: skald_api::Config {
                 // Who is asked who they are acts for a tenant.
@@ -158,11 +229,23 @@ impl Roles {
             limits,
             distributor: self.distributor.clone(),
             frontend: self.frontend.clone(),
-            ingester: self.ingester.clone().map(|i| i as Arc<dyn skald_rpc::Ingester>),
+            flush: self.flush(),
+            members: Some(members),
+            lifecycle: ends_apart.then_some(ending as Arc<dyn Lifecycle>),
             auth,
             tasks,
         };
         skald_api::router(deps).context("failed to register the metrics of the HTTP surface")
+    }
+
+    /// Who flushes on request: the ingester of this process, or all of them where pushes or queries come in.
+    fn flush(&self) -> Option<Arc<dyn Flush>> {
+        let is_door = self.distributor.is_some() || self.frontend.is_some();
+        match &self.ingester {
+            _ if is_door && self.cluster.is_some() => Some(Arc::new(FlushAll(self.topology.clone()))),
+            Some(ingester) => Some(ingester.clone()),
+            None => None,
+        }
     }
 
     /// The roles for other processes.
@@ -179,6 +262,33 @@ impl Roles {
         };
         skald_runtime::grpc::router(services.into_routes(limits))
     }
+}
+
+/// Flushes every ingester of the cluster.
+struct FlushAll(Arc<Topology>);
+
+#[async_trait]
+impl Flush for FlushAll {
+    async fn flush(&self, tenant: Option<TenantId>) -> skald_model::Result<()> {
+        let view = self.0.view();
+        if view.ingesters().is_empty() {
+            return Err(skald_model::Error::unavailable("no ingester is known yet"));
+        }
+        let flushes = view.ingesters().iter().map(|m| async {
+            m.service.flush(tenant.clone()).await.map_err(|e| e.context(&m.name))
+        });
+        // All of them, also when one fails.
+        join_all(flushes).await.into_iter().collect()
+    }
+}
+
+/// The name under which the ingester with this configuration has worked or will work.
+fn ingester_name(config: &skald_ingester::Config) -> Result<String> {
+    if !config.wal.enabled {
+        return Ok(Instance::without_log(&config.instance_id).id);
+    }
+    // Decides it for good, if that has not been done, and gives the directory free again.
+    Ok(Instance::open(&config.wal.dir, &config.instance_id)?.id)
 }
 
 /// The members of a process that is alone.

@@ -3,15 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-
-/// A role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
-    Distributor,
-    Ingester,
-    Querier,
-    QueryFrontend,
-}
+pub(super) use skald_cluster::Role;
 
 /// Names with the roles they stand for.
 const NAMES: [(&str, &[Role]); 7] = [
@@ -35,13 +27,18 @@ const LOKIS_OWN: [&str; 7] = [
     "overrides-exporter",
 ];
 
-/// Roles with those they cannot work without, in the same process.
+/// Roles with those they cannot work without: in the same process, or in others of a cluster.
 const NEEDS: [(Role, &[Role]); 2] =
     [(Role::Distributor, &[Role::Ingester]), (Role::QueryFrontend, &[Role::Ingester, Role::Querier])];
 
 /// What a target may be.
 pub(crate) fn names() -> Vec<&'static str> {
     NAMES.iter().map(|(name, _)| *name).collect()
+}
+
+/// Whether a target leaves no role to other processes. One that is not understood does not.
+pub(crate) fn is_all(target: &str) -> bool {
+    Targets::parse(target).is_ok_and(|t| t.is_all())
 }
 
 /// The roles of a process.
@@ -64,16 +61,27 @@ impl Targets {
         if roles.is_empty() {
             bail!("target is empty; expected {}", names().join(", "));
         }
-        let missing = NEEDS.iter().filter(|(role, _)| roles.contains(role));
-        if let Some((role, needed)) = missing
-            .flat_map(|(role, needs)| needs.iter().map(move |n| (role, n)))
-            .find(|(_, n)| !roles.contains(n))
-        {
-            bail!(
-                "target {text}: {role:?} needs {needed:?} in the same process; run all roles with --target all"
-            );
-        }
         Ok(Self(roles))
+    }
+
+    /// Checks that the roles can do without others.
+    pub(super) fn check_alone(&self, target: &str) -> Result<()> {
+        for (role, needs) in NEEDS.iter().filter(|(role, _)| self.has(*role)) {
+            if let Some(needed) = needs.iter().find(|n| !self.has(**n)) {
+                let (role, needed) = (role.name(), needed.name());
+                bail!(
+                    "target {target}: {role} needs {needed}, which is not in this process; set \
+                     memberlist.join_members to find one in another (the first process may name itself), or run all \
+                     roles with --target all"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The roles, in order.
+    pub(super) fn roles(&self) -> Vec<Role> {
+        self.0.iter().copied().collect()
     }
 
     pub(super) fn has(&self, role: Role) -> bool {
@@ -105,6 +113,16 @@ mod tests {
         check_error("", "target is empty");
         check_error("al", "unknown target \"al\"; expected all, write");
         check_error("all,ruler", "ruler is a component of Loki's");
-        check_error("distributor", "Distributor needs Ingester");
+    }
+
+    #[test]
+    fn alone_a_role_needs_those_that_it_calls() {
+        let alone = |target: &str| Targets::parse(target).unwrap().check_alone(target);
+        assert!(alone("all").is_ok() && alone("write").is_ok() && alone("ingester").is_ok());
+        for (target, needed) in [("distributor", "ingester"), ("read", "ingester"), ("write,query-frontend", "querier")]
+        {
+            let error = alone(target).unwrap_err().to_string();
+            assert!(error.contains(&format!("needs {needed}")) && error.contains("memberlist.join_members"));
+        }
     }
 }
