@@ -183,11 +183,18 @@ pub(crate) struct DistributorSection {
     /// Most bytes of label texts whose parsed form is kept.
     #[serde(with = "skald_runtime::units::bytes")]
     pub(crate) stream_cache_bytes: usize,
+    /// How long a replica may take before the next ingester on the ring is sent its part.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) spare_after: Duration,
+    /// Most bytes of pushes that were answered and are still on their way to their last replica.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) background_bytes_max: usize,
 }
 
 impl Default for DistributorSection {
     fn default() -> Self {
-        let skald_distributor::Config { stream_cache_bytes } = skald_distributor::Config::default();
+        let skald_distributor::Config { stream_cache_bytes, spare_after, background_bytes_max } =
+            skald_distributor::Config::default();
         let api = skald_api::Config::default();
         Self {
             max_recv_msg_size: api.max_recv_msg_size,
@@ -195,6 +202,8 @@ impl Default for DistributorSection {
             inflight_bytes_max: api.inflight_bytes_max,
             inflight_wait: api.inflight_wait,
             stream_cache_bytes,
+            spare_after,
+            background_bytes_max,
         }
     }
 }

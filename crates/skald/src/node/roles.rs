@@ -31,7 +31,7 @@ const TABLES_CHECKED_MAX: usize = 64;
 
 /// What runs in this process.
 pub(super) struct Roles {
-    distributor: Option<Arc<dyn Distributor>>,
+    pub(super) distributor: Option<Arc<skald_distributor::Distributor>>,
     pub(super) ingester: Option<Arc<Ingester>>,
     querier: Option<Arc<dyn Querier>>,
     frontend: Option<Arc<dyn QueryFrontend>>,
@@ -62,6 +62,8 @@ impl Roles {
                     inflight_bytes_max: _,
                     inflight_wait: _,
                     stream_cache_bytes,
+                    spare_after,
+                    background_bytes_max,
                 },
             ingester: mut ingester_config,
             pattern_ingester,
@@ -106,9 +108,9 @@ impl Roles {
             querier = Some(Arc::new(service));
         }
         let topology = Topology::new(view(ingester.as_ref(), querier.as_ref()));
-        let mut distributor: Option<Arc<dyn Distributor>> = None;
+        let mut distributor = None;
         if targets.has(Role::Distributor) {
-            let config = skald_distributor::Config { stream_cache_bytes };
+            let config = skald_distributor::Config { stream_cache_bytes, spare_after, background_bytes_max };
             let (clock, limits) = (clock.clone(), limits.clone());
             let service =
                 skald_distributor::Distributor::new(&config, clock, limits, topology.clone(), registry)?;
@@ -153,7 +155,7 @@ impl Roles {
             registry,
             node,
             limits,
-            distributor: self.distributor.clone(),
+            distributor: self.distributor.clone().map(|d| d as Arc<dyn Distributor>),
             frontend: self.frontend.clone(),
             ingester: self.ingester.clone().map(|i| i as Arc<dyn skald_rpc::Ingester>),
             auth,
@@ -165,7 +167,7 @@ impl Roles {
     /// The roles for other processes.
     pub(super) fn grpc(&self, server: &Server) -> Router {
         let services = Services {
-            distributor: self.distributor.clone(),
+            distributor: self.distributor.clone().map(|d| d as Arc<dyn Distributor>),
             ingester: self.ingester.clone().map(|i| i as Arc<dyn skald_rpc::Ingester>),
             querier: self.querier.clone(),
             frontend: self.frontend.clone(),
