@@ -273,11 +273,24 @@ pub(crate) struct FrontendSection {
     /// Most bytes of remembered answers to label and series requests.
     #[serde(with = "skald_runtime::units::bytes")]
     pub(crate) metadata_cache_bytes: u64,
+    /// How long an ingester may take to answer while the query can go on without it.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) ingester_timeout: Duration,
+    /// Tasks of queries that may wait for their turn, per tenant.
+    pub(crate) max_outstanding_per_tenant: usize,
+    /// Tasks that a querier gets from one frontend at a time.
+    pub(crate) max_tasks_per_querier: usize,
 }
 
 impl Default for FrontendSection {
     fn default() -> Self {
-        let metadata_cache_bytes = skald_frontend::Config::default().metadata_cache_bytes;
-        Self { compress_responses: true, metadata_cache_bytes }
+        let frontend = skald_frontend::Config::default();
+        Self {
+            compress_responses: true,
+            metadata_cache_bytes: frontend.metadata_cache_bytes,
+            ingester_timeout: frontend.ingester_timeout,
+            max_outstanding_per_tenant: frontend.max_outstanding_per_tenant,
+            max_tasks_per_querier: frontend.max_tasks_per_querier,
+        }
     }
 }

@@ -68,7 +68,14 @@ impl Roles {
             ingester: mut ingester_config,
             pattern_ingester,
             querier: querier_config,
-            frontend: FrontendSection { compress_responses: _, metadata_cache_bytes },
+            frontend:
+                FrontendSection {
+                    compress_responses: _,
+                    metadata_cache_bytes,
+                    ingester_timeout,
+                    max_outstanding_per_tenant,
+                    max_tasks_per_querier,
+                },
             table: table_config,
             tracing: _,
         } = config.clone();
@@ -118,8 +125,14 @@ impl Roles {
         }
         let mut frontend: Option<Arc<dyn QueryFrontend>> = None;
         if targets.has(Role::QueryFrontend) {
-            let config =
-                skald_frontend::Config { metadata_cache_bytes, tail_max_duration, tail_buffer_bytes };
+            let config = skald_frontend::Config {
+                metadata_cache_bytes,
+                tail_max_duration,
+                tail_buffer_bytes,
+                ingester_timeout,
+                max_outstanding_per_tenant,
+                max_tasks_per_querier,
+            };
             let service =
                 skald_frontend::Frontend::new(&config, clock.clone(), limits, catalog, topology, registry)?;
             frontend = Some(Arc::new(service));
