@@ -1,5 +1,6 @@
 //! Metric queries: partial aggregates from blocks and memory, merged and evaluated here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::future::{try_join, try_join_all};
@@ -272,16 +273,23 @@ impl Job<'_> {
 
     /// Holds what the query would read to the tenant's limits.
     fn check(&self, held: &AllHeld, tables: &[Arc<TableStreams>]) -> Result<()> {
-        let memory = replicas::once(held.iter().flat_map(|(_, held)| held.streams.iter().cloned()));
+        let mut memory: HashMap<StreamId, &StreamInfo> = HashMap::new();
+        for s in held.iter().flat_map(|(_, held)| &held.streams) {
+            let most = memory.entry(s.id).or_insert(s);
+            if s.entries > most.entries {
+                *most = s;
+            }
+        }
         let mut bytes = 0;
         for (leaf, table) in self.query.leaves().iter().zip(tables) {
             let times = leaf.times(self.steps);
-            let passes = |s: &&StreamInfo| {
+            let passes = |s: &&&StreamInfo| {
                 times.overlaps(s.min_ts, s.max_ts) && leaf.selector.matches(s.labels.as_ref())
             };
-            let streams: Vec<_> = memory.iter().filter(passes).collect();
-            check_streams(&leaf.selector, streams.len().max(table.streams().len()), self.limits)?;
-            bytes += streams.iter().map(|s| s.bytes).sum::<u64>() + bytes_of(table.streams());
+            let (streams, of_memory) =
+                memory.values().filter(passes).fold((0, 0), |(n, bytes), s| (n + 1, bytes + s.bytes));
+            check_streams(&leaf.selector, table.streams().len().max(streams), self.limits)?;
+            bytes += of_memory + bytes_of(table.streams());
             check_bytes(bytes, self.limits)?;
         }
         Ok(())

@@ -203,6 +203,22 @@ async fn one_process_asks_memory_once_unless_the_table_has_the_same() {
     assert_eq!(nodes[0].asked.lock()[2..], ["metric", "streams", "identities", "metric"]);
 }
 
+#[tokio::test]
+async fn much_data_is_divided_among_queriers() {
+    let all = [items(0, 0..5), items(1, 3..9), items(2, 0..3)].concat();
+    let (catalog, blocks) = table(&[all.clone(), all]).await;
+    let queriers = [(); 3].map(|()| Arc::new(Blocks { blocks: blocks.clone(), ..Blocks::default() }));
+    let topology = Topology::new(view(&[Node::with([])], &queriers, 1, &[]));
+    let f = frontend(&Config::default(), catalog, topology, Limits::default());
+    let got = counts(&f).await.unwrap();
+    assert!(got.len() == 14 && got.values().all(|n| *n == 1), "{got:?}");
+    for querier in &queriers {
+        assert_eq!(querier.asked.lock().iter().filter(|q| **q == "metric").count(), 1);
+    }
+    assert_eq!([0, 1 << 28, 5 << 28].map(|bytes| super::shards(bytes, 3, 32)), [1, 1, 3]);
+    assert_eq!(super::shards(5 << 28, 3, 2), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn too_few_answers_are_an_error_or_a_warning() {
     let nodes = [(); 3].map(|()| Node::with(items(0, 0..5)));

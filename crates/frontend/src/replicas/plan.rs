@@ -4,7 +4,7 @@
 //!
 //! 1. All holders have the same entries (their digests are equal): one of them evaluates it.
 //! 2. A write quorum of holders has the same entries, and the answer is sure without the others: one of the quorum
-//!    evaluates it. Every entry that was acknowledged before is on a quorum, so on one of these, and what the others have
+//!    evaluates it. (Being sure without the others would be enough; that a quorum agrees is evidence besides.) Every entry that was acknowledged before is on a quorum, so on one of these, and what the others have
 //!    besides was not acknowledged when they were asked. That is how it is while a push is on its way to a busy stream, and
 //!    after an ingester was away for a while.
 //! 3. Otherwise those that differ all evaluate it, and their entries are compared one by one.
@@ -48,6 +48,9 @@ pub(crate) fn plan(
     sure_without: impl Fn(&[usize]) -> bool,
     preference: &[usize],
 ) -> Plan {
+    if let [only] = held {
+        return of_one(only, table);
+    }
     let rank: HashMap<usize, usize> = preference.iter().enumerate().map(|(at, i)| (*i, at)).collect();
     let by_preference = |i: &usize| rank.get(i).copied().unwrap_or(usize::MAX);
     let mut out = Plan::default();
@@ -91,6 +94,18 @@ pub(crate) fn plan(
     }
     for streams in out.compared.values_mut() {
         streams.sort_by_key(|(id, range)| (range.start, *id));
+    }
+    out
+}
+
+/// The plan for an ingester that evaluates all that it holds.
+fn of_one(held: &[StreamInfo], table: impl Fn(&StreamInfo) -> Option<(Timestamp, Timestamp)>) -> Plan {
+    let mut out = Plan::default();
+    if !held.is_empty() {
+        out.evaluated.insert(0, HashSet::new());
+    }
+    for s in held {
+        compare(s.id, &[(0, s)], &table, &mut out.compared);
     }
     out
 }

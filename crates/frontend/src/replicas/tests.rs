@@ -66,6 +66,12 @@ fn a_quorum_that_agrees_is_enough_where_the_others_may_be_left() {
 }
 
 #[test]
+fn two_that_differ_are_compared_even_if_one_of_them_could_be_left() {
+    let held = [vec![stream(1, (0, 9), 7)], vec![stream(1, (0, 9), 6)], vec![]];
+    assert_eq!(skips(&planned(&held, &[0, 1, 2])), [(0, vec![]), (1, vec![])]);
+}
+
+#[test]
 fn who_does_not_tell_is_compared() {
     let held = [vec![stream(1, (0, 4), 0)], vec![stream(1, (4, 9), 0)], vec![stream(1, (20, 30), 0)]];
     let plan = planned(&held, &[0, 1, 2]);
