@@ -87,7 +87,9 @@ pub(crate) async fn ring(
     if parts.method == Method::POST {
         let name = params.first("forget");
         if name.is_empty() {
-            return Err(ApiError::bad_request("the form has no field \"forget\" with the name of an ingester"));
+            return Err(ApiError::bad_request(
+                "the form has no field \"forget\" with the name of an ingester",
+            ));
         }
         state.members.forget(name).await?;
         return Ok((StatusCode::FOUND, [(header::LOCATION, path)]).into_response());

@@ -24,8 +24,10 @@ impl Metrics {
             Opts::new("loki_ring_members", "Members of a ring by their state."),
             &["name", "state"],
         )?;
-        let ring_tokens =
-            IntGaugeVec::new(Opts::new("loki_ring_tokens_total", "Places on a ring that are taken."), &["name"])?;
+        let ring_tokens = IntGaugeVec::new(
+            Opts::new("loki_ring_tokens_total", "Places on a ring that are taken."),
+            &["name"],
+        )?;
         registry.register(Box::new(members.clone()))?;
         registry.register(Box::new(ring_members.clone()))?;
         registry.register(Box::new(ring_tokens.clone()))?;
@@ -44,8 +46,6 @@ impl Metrics {
         let unhealthy = ring.iter().filter(|s| !s.alive && s.node.state.is_present()).count();
         self.ring_members.with_label_values(&["ingester", UNHEALTHY]).set(unhealthy as i64);
         let active = ring.iter().filter(|s| s.alive && s.node.state == State::Active);
-        self.ring_tokens
-            .with_label_values(&["ingester"])
-            .set(active.map(|s| s.node.tokens as i64).sum());
+        self.ring_tokens.with_label_values(&["ingester"]).set(active.map(|s| s.node.tokens as i64).sum());
     }
 }

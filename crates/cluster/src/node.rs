@@ -158,9 +158,8 @@ mod tests {
         };
         let id = chitchat::ChitchatId::new("a", 7, node.gossip);
         let mut pairs: BTreeMap<_, _> = node.to_pairs().into_iter().collect();
-        let read = |pairs: &BTreeMap<String, String>| {
-            Node::of_pairs(&id, |key| pairs.get(key).map(String::as_str))
-        };
+        let read =
+            |pairs: &BTreeMap<String, String>| Node::of_pairs(&id, |key| pairs.get(key).map(String::as_str));
         assert_eq!(read(&pairs), Some(node.clone()));
         pairs.insert("roles".into(), "ingester,oracle,querier".into());
         assert_eq!(read(&pairs), Some(node), "a role of a later version is no obstacle");

@@ -60,7 +60,8 @@ impl Watcher {
     ) -> Option<Vec<Node>> {
         self.heard.retain(|id, _| observed.iter().any(|o| o.id == *id));
         for o in &observed {
-            let heard = self.heard.entry(o.id.clone()).or_insert((o.heartbeat, if o.alive { time } else { 0 }));
+            let heard =
+                self.heard.entry(o.id.clone()).or_insert((o.heartbeat, if o.alive { time } else { 0 }));
             if heard.0 != o.heartbeat {
                 *heard = (o.heartbeat, time);
             }
@@ -74,11 +75,8 @@ impl Watcher {
                 last_heartbeat: self.heard.get(&o.id).map_or(0, |h| h.1),
             })
             .collect();
-        let mut present: BTreeMap<String, Node> = newest
-            .into_iter()
-            .filter(|(_, (o, _))| o.alive)
-            .map(|(name, (_, node))| (name, node))
-            .collect();
+        let mut present: BTreeMap<String, Node> =
+            newest.into_iter().filter(|(_, (o, _))| o.alive).map(|(name, (_, node))| (name, node)).collect();
         self.missing_since.retain(|name, _| !present.contains_key(name));
         for (name, node) in &self.present {
             if present.contains_key(name) || !node.state.is_present() {

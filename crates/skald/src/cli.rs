@@ -167,7 +167,7 @@ fn split_listen(listen: &str) -> Result<(Option<&str>, &str), String> {
 const OWN_FLAGS: [&str; 3] = ["config.file", "config.expand-env", "health.url"];
 
 /// Loki's flags that are not simply the key with other separators.
-const ALIASES: [(&str, &str); 47] = [
+const ALIASES: [(&str, &str); 51] = [
     ("auth.enabled", "auth_enabled"),
     ("reporting.enabled", "analytics.reporting_enabled"),
     ("memberlist.join", "memberlist.join_members"),

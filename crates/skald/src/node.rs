@@ -212,7 +212,8 @@ impl Node {
         }
         limits.clone().watch(&self.tasks, config.runtime_config.period);
         let http_port = self.address.port();
-        let roles = Roles::start(&config, http_port, client_tls, limits.clone(), &registry, &self.tasks).await?;
+        let roles =
+            Roles::start(&config, http_port, client_tls, limits.clone(), &registry, &self.tasks).await?;
         if let Some(ingester) = &roles.ingester {
             self.process.set_ingester(ingester.clone());
         }
@@ -269,6 +270,9 @@ impl Node {
         let _ = done.await;
         if let Some(Serving { done, .. }) = self.grpc_serving {
             let _ = done.await;
+        }
+        if let Some(distributor) = self.roles.as_ref().and_then(|r| r.distributor.as_ref()) {
+            distributor.shutdown().await;
         }
         let (ingester, cluster) = self.roles.map(|r| (r.ingester, r.cluster)).unwrap_or_default();
         if let Some(ingester) = ingester {

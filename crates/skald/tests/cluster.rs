@@ -190,7 +190,10 @@ fn the_next_end_can_be_made_one_for_good() {
 #[test]
 fn roles_that_need_others_say_how_to_find_them() {
     let error = failure(&["serve", "--target", "distributor"]);
-    assert!(error.contains("distributor needs ingester") && error.contains("memberlist.join_members"), "{error}");
+    assert!(
+        error.contains("distributor needs ingester") && error.contains("memberlist.join_members"),
+        "{error}"
+    );
     let error = failure(&["serve", "--set", "memberlist.join_members=dnssrv+x"]);
     assert!(error.contains("memberlist.join_members") && error.contains("dnssrv"), "{error}");
 }

@@ -78,7 +78,9 @@ impl Registry {
         let objects: Vec<ObjectMeta> = self.store.list(Some(&Path::from(FOLDER))).try_collect().await?;
         let mut found = Vec::with_capacity(objects.len());
         for object in objects {
-            let Some(name) = object.location.filename().and_then(|f| f.strip_suffix(SUFFIX)) else { continue };
+            let Some(name) = object.location.filename().and_then(|f| f.strip_suffix(SUFFIX)) else {
+                continue;
+            };
             let version = format!("{:?} {:?} {}", object.e_tag, object.last_modified, object.size);
             let known = self.known.lock().get(&object.location).filter(|(v, _)| *v == version).cloned();
             let entry = match known {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skald_cluster::Topology;
-use skald_model::{Result, StreamId};
+use skald_model::{Result, StreamId, TenantId, TenantLimits};
 
 pub use copies::Copies;
 pub use lists::Lists;
@@ -34,25 +34,28 @@ const POLL: (Duration, Duration) = (Duration::from_millis(300), Duration::from_s
 
 /// Which streams an ingester writes, among those that it keeps.
 pub trait Writers: Send + Sync + 'static {
-    /// Its place among the replicas of a stream as they are now: 0 for the writer, the number of replicas for a stream
-    /// that it no longer belongs to.
-    fn ranks(&self) -> Box<dyn Fn(StreamId) -> usize + Send>;
+    /// Its place among the replicas of a stream of `tenant` as they are now: 0 for the writer, the number of replicas for
+    /// a stream that it no longer belongs to.
+    fn ranks(&self, tenant: &TenantId) -> Box<dyn Fn(StreamId) -> usize + Send>;
 }
 
 /// The ring's word on who writes what.
 pub struct RingWriters {
     /// The members.
     pub topology: Arc<Topology>,
+    /// Which share of the ring each tenant has.
+    pub limits: Arc<dyn TenantLimits>,
     /// The ingester's name there.
     pub name: String,
 }
 
 impl Writers for RingWriters {
-    fn ranks(&self) -> Box<dyn Fn(StreamId) -> usize + Send> {
+    fn ranks(&self, tenant: &TenantId) -> Box<dyn Fn(StreamId) -> usize + Send> {
         let view = self.topology.view();
+        let subset = view.subset(tenant, self.limits.of(tenant).ingestion_tenant_shard_size);
         let own = view.ingesters().iter().position(|m| m.name == self.name);
         Box::new(move |stream| {
-            let replicas = view.replicas(stream);
+            let replicas = view.replicas(stream, subset.as_ref());
             replicas.iter().position(|r| Some(*r) == own).unwrap_or_else(|| view.replication_factor())
         })
     }
@@ -97,7 +100,7 @@ pub(crate) async fn advance(
     core.give_back(tenant, released);
 
     let now = core.clock.now();
-    let ranks = writers.ranks();
+    let ranks = writers.ranks(&tenant.id);
     let patience = Patience::of(core);
     let abandon_after = core.config.flush_abandon_after;
     let due = tenant.lock().next_copies(now, &*ranks, patience, abandon_after);

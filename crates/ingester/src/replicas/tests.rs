@@ -26,7 +26,7 @@ struct Turns {
 }
 
 impl Writers for Turns {
-    fn ranks(&self) -> Box<dyn Fn(StreamId) -> usize + Send> {
+    fn ranks(&self, _: &TenantId) -> Box<dyn Fn(StreamId) -> usize + Send> {
         let (own, members) = (self.own, self.members);
         Box::new(move |stream| (own + members - stream.0 as usize % members) % members)
     }

@@ -36,6 +36,9 @@ impl Members for Alone {
     }
 
     async fn forget(&self, name: &str) -> Result<()> {
-        Err(Error::new(Kind::NotFound, format!("no ingester called {name:?} is registered: this process is alone")))
+        Err(Error::new(
+            Kind::NotFound,
+            format!("no ingester called {name:?} is registered: this process is alone"),
+        ))
     }
 }

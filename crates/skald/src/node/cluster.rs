@@ -167,7 +167,8 @@ impl Cluster {
                 Ok(known) => {
                     let started_at = known.as_ref().map_or_else(|| self.clock.now(), |k| k.started_at);
                     let zone = self.lifecycler.availability_zone.clone();
-                    let entry = Registration { name: name.to_owned(), zone, started_at, address: address.clone() };
+                    let entry =
+                        Registration { name: name.to_owned(), zone, started_at, address: address.clone() };
                     self.register.enter(entry).await.map(|()| known.is_none())
                 }
                 Err(error) => Err(error),

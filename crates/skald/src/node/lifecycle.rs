@@ -81,7 +81,9 @@ impl Ending {
             }
             cluster.end_leaving(holds).await;
         }
-        if flush && !holds && self.marker.exists()
+        if flush
+            && !holds
+            && self.marker.exists()
             && let Err(error) = std::fs::remove_file(&self.marker)
         {
             tracing::warn!(%error, file = %self.marker.display(), "failed to remove a file");

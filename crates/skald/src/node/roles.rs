@@ -14,11 +14,11 @@ use skald_api::auth::Auth;
 use skald_api::cluster::{Lifecycle, Members};
 use skald_cluster::topology::Member;
 use skald_cluster::{Topology, View};
-use skald_ingester::{Ingester, Instance};
 use skald_ingester::delta::DeltaTable;
 use skald_ingester::replicas::{RingWriters, Writers};
-use skald_model::{TenantId, TenantLimits};
+use skald_ingester::{Ingester, Instance};
 use skald_model::ring::RingMember;
+use skald_model::{TenantId, TenantLimits};
 use skald_rpc::grpc::Services;
 use skald_rpc::{Distributor, Querier, QueryFrontend};
 use skald_runtime::grpc::MessageLimits;
@@ -41,7 +41,7 @@ const TABLES_CHECKED_MAX: usize = 64;
 
 /// What runs in this process.
 pub(super) struct Roles {
-    distributor: Option<Arc<dyn Distributor>>,
+    pub(super) distributor: Option<Arc<skald_distributor::Distributor>>,
     pub(super) ingester: Option<Arc<Ingester>>,
     querier: Option<Arc<dyn Querier>>,
     frontend: Option<Arc<dyn QueryFrontend>>,
@@ -91,12 +91,21 @@ impl Roles {
                     inflight_bytes_max: _,
                     inflight_wait: _,
                     stream_cache_bytes,
+                    spare_after,
+                    background_bytes_max,
                 },
             ingester: mut ingester_config,
             ingester_client: _,
             pattern_ingester,
             querier: querier_config,
-            frontend: FrontendSection { compress_responses: _, metadata_cache_bytes },
+            frontend:
+                FrontendSection {
+                    compress_responses: _,
+                    metadata_cache_bytes,
+                    ingester_timeout,
+                    max_outstanding_per_tenant,
+                    max_tasks_per_querier,
+                },
             table: table_config,
             tracing: _,
         } = config.clone();
@@ -133,16 +142,8 @@ impl Roles {
                 name = Some(ingester_config.instance_id.clone());
             }
             let register = skald_storage::registry::Registry::new(catalog.store().clone());
-            let starting = Cluster::start(
-                config,
-                name,
-                http_port,
-                register,
-                client_tls,
-                clock.clone(),
-                registry,
-                tasks,
-            );
+            let starting =
+                Cluster::start(config, name, http_port, register, client_tls, clock.clone(), registry, tasks);
             cluster = Some(starting.await?);
         }
         let topology = match &cluster {
@@ -158,7 +159,11 @@ impl Roles {
             // Where others keep the same streams, the ring says who writes which.
             let shared = cluster.is_some() && common.replication_factor > 1;
             let writers = |instance: &skald_ingester::Instance| -> Option<Arc<dyn Writers>> {
-                let ring = RingWriters { topology: topology.clone(), name: instance.id.clone() };
+                let ring = RingWriters {
+                    topology: topology.clone(),
+                    limits: limits.clone(),
+                    name: instance.id.clone(),
+                };
                 shared.then(|| Arc::new(ring) as Arc<dyn Writers>)
             };
             let (clock, limits) = (clock.clone(), limits.clone());
@@ -177,9 +182,9 @@ impl Roles {
             Some(cluster) => cluster.set_local(ingester.clone().map(|i| i as _), querier.clone()),
             None => topology.publish(view(ingester.as_ref(), querier.as_ref())),
         }
-        let mut distributor: Option<Arc<dyn Distributor>> = None;
+        let mut distributor = None;
         if targets.has(Role::Distributor) {
-            let config = skald_distributor::Config { stream_cache_bytes };
+            let config = skald_distributor::Config { stream_cache_bytes, spare_after, background_bytes_max };
             let (clock, limits) = (clock.clone(), limits.clone());
             let service =
                 skald_distributor::Distributor::new(&config, clock, limits, topology.clone(), registry)?;
@@ -187,10 +192,22 @@ impl Roles {
         }
         let mut frontend: Option<Arc<dyn QueryFrontend>> = None;
         if targets.has(Role::QueryFrontend) {
-            let config =
-                skald_frontend::Config { metadata_cache_bytes, tail_max_duration, tail_buffer_bytes };
-            let service =
-                skald_frontend::Frontend::new(&config, clock.clone(), limits, catalog, topology.clone(), registry)?;
+            let config = skald_frontend::Config {
+                metadata_cache_bytes,
+                tail_max_duration,
+                tail_buffer_bytes,
+                ingester_timeout,
+                max_outstanding_per_tenant,
+                max_tasks_per_querier,
+            };
+            let service = skald_frontend::Frontend::new(
+                &config,
+                clock.clone(),
+                limits,
+                catalog,
+                topology.clone(),
+                registry,
+            )?;
             frontend = Some(Arc::new(service));
         }
         Ok(Self { distributor, ingester, querier, frontend, cluster, topology, clock })
@@ -227,7 +244,7 @@ impl Roles {
             registry,
             node,
             limits,
-            distributor: self.distributor.clone(),
+            distributor: self.distributor.clone().map(|d| d as Arc<dyn Distributor>),
             frontend: self.frontend.clone(),
             flush: self.flush(),
             members: Some(members),
@@ -251,7 +268,7 @@ impl Roles {
     /// The roles for other processes.
     pub(super) fn grpc(&self, server: &Server) -> Router {
         let services = Services {
-            distributor: self.distributor.clone(),
+            distributor: self.distributor.clone().map(|d| d as Arc<dyn Distributor>),
             ingester: self.ingester.clone().map(|i| i as Arc<dyn skald_rpc::Ingester>),
             querier: self.querier.clone(),
             frontend: self.frontend.clone(),
@@ -274,9 +291,10 @@ impl Flush for FlushAll {
         if view.ingesters().is_empty() {
             return Err(skald_model::Error::unavailable("no ingester is known yet"));
         }
-        let flushes = view.ingesters().iter().map(|m| async {
-            m.service.flush(tenant.clone()).await.map_err(|e| e.context(&m.name))
-        });
+        let flushes = view
+            .ingesters()
+            .iter()
+            .map(|m| async { m.service.flush(tenant.clone()).await.map_err(|e| e.context(&m.name)) });
         // All of them, also when one fails.
         join_all(flushes).await.into_iter().collect()
     }

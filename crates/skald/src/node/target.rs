@@ -119,7 +119,8 @@ mod tests {
     fn alone_a_role_needs_those_that_it_calls() {
         let alone = |target: &str| Targets::parse(target).unwrap().check_alone(target);
         assert!(alone("all").is_ok() && alone("write").is_ok() && alone("ingester").is_ok());
-        for (target, needed) in [("distributor", "ingester"), ("read", "ingester"), ("write,query-frontend", "querier")]
+        for (target, needed) in
+            [("distributor", "ingester"), ("read", "ingester"), ("write,query-frontend", "querier")]
         {
             let error = alone(target).unwrap_err().to_string();
             assert!(error.contains(&format!("needs {needed}")) && error.contains("memberlist.join_members"));

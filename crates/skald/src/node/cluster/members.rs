@@ -44,7 +44,8 @@ impl Cluster {
             if now <= horizon || !self.is_first_of_the_active(&view) {
                 continue;
             }
-            let answers = view.ingesters().iter().map(|m| tokio::time::timeout(HOLDING_TIMEOUT, m.service.holding()));
+            let answers =
+                view.ingesters().iter().map(|m| tokio::time::timeout(HOLDING_TIMEOUT, m.service.holding()));
             let holdings = join_all(answers).await.into_iter().map(|a| a.ok().and_then(|h| h.ok()));
             if !is_covered(&view, &holdings.collect::<Vec<_>>(), horizon) {
                 continue;

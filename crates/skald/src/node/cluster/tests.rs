@@ -70,7 +70,10 @@ async fn the_dead_are_forgotten_only_when_everybody_else_has_written_all_of_thei
     assert!(!is_covered(&view, &[holding("a", None), holding("b", Some(100))], 100), "of its time");
     assert!(!is_covered(&view, &[holding("a", None), None], 100), "one does not answer");
     assert!(!is_covered(&view, &[holding("a", None)], 100), "one was not asked");
-    assert!(!is_covered(&view, &[holding("a", None), holding("c", None)], 100), "another answers in its place");
+    assert!(
+        !is_covered(&view, &[holding("a", None), holding("c", None)], 100),
+        "another answers in its place"
+    );
 }
 
 #[tokio::test]
