@@ -66,18 +66,10 @@ impl Watcher {
             }
         }
         let newest = newest_of_each_name(observed);
-        self.sightings = newest
-            .values()
-            .map(|(o, node)| Sighting {
-                node: node.clone(),
-                alive: o.alive,
-                last_heartbeat: self.heard.get(&o.id).map_or(0, |h| h.1),
-            })
-            .collect();
         let mut present: BTreeMap<String, Node> = newest
-            .into_iter()
+            .iter()
             .filter(|(_, (o, _))| o.alive)
-            .map(|(name, (_, node))| (name, node))
+            .map(|(name, (_, node))| (name.clone(), node.clone()))
             .collect();
         self.missing_since.retain(|name, _| !present.contains_key(name));
         for (name, node) in &self.present {
@@ -90,6 +82,14 @@ impl Watcher {
             }
         }
         self.missing_since.retain(|name, _| present.contains_key(name));
+        self.sightings = newest
+            .into_values()
+            .map(|(o, node)| Sighting {
+                alive: present.contains_key(&node.name),
+                last_heartbeat: self.heard.get(&o.id).map_or(0, |h| h.1),
+                node,
+            })
+            .collect();
         (present != self.present).then(|| {
             self.present = present;
             self.present.values().cloned().collect()
