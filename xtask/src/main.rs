@@ -8,6 +8,7 @@
 mod answer;
 mod bench;
 mod clients;
+mod cluster;
 mod codegen;
 mod config_docs;
 mod conformance;
@@ -18,6 +19,7 @@ mod process;
 mod push;
 mod python;
 mod random;
+mod seaweed;
 mod server;
 mod table_test;
 mod tidy;
@@ -41,6 +43,8 @@ enum Command {
     Conformance(conformance::Args),
     /// Kill a server again and again while entries are pushed, and look for lost, doubled and invented ones.
     CrashTest(crash::Args),
+    /// Kill, stop, restart, add and remove members of a cluster, and count all the while.
+    ClusterTest(cluster::Args),
     /// Compare LogQL answers with SQL over the table, by DuckDB and by the Python package deltalake.
     TableTest(table_test::Args),
     /// Ship logs with other people's clients, from their registries, and find them by query.
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
     let passed = match Cli::parse().command {
         Command::Conformance(args) => conformance::run(&args),
         Command::CrashTest(args) => crash::run(&args),
+        Command::ClusterTest(args) => cluster::run(&args),
         Command::TableTest(args) => table_test::run(&args),
         Command::Clients(args) => clients::run(&args),
         Command::FuzzRequests(args) => fuzz::run(&args),

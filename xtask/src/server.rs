@@ -122,7 +122,12 @@ impl Server {
 
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) -> Result<()> {
-        crate::workspace::run(Command::new("kill").arg("-TERM").arg(self.child.id().to_string()))
+        self.signal("TERM")
+    }
+
+    /// Sends the signal with this name, without `SIG`.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        crate::workspace::run(Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()))
     }
 
     /// Sends SIGTERM and waits for the end, which must be a success.

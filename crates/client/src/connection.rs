@@ -10,6 +10,8 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use skald_runtime::units::parse_duration;
 use url::Url;
 
+use crate::tls::TlsFlags;
+
 /// Where Skald and Loki listen unless they are told otherwise.
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:3100";
 
@@ -35,12 +37,8 @@ pub(crate) struct Connection {
     /// File with the bearer token [env: SKALD_BEARER_TOKEN_FILE, LOKI_BEARER_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub(crate) bearer_token_file: Option<PathBuf>,
-    /// Certificates (PEM) to trust besides those of the system [env: SKALD_CA_CERT_PATH, LOKI_CA_CERT_PATH]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ca_cert: Option<PathBuf>,
-    /// Take any certificate of the server. Whoever is in between can read everything
-    #[arg(long)]
-    pub(crate) tls_skip_verify: bool,
+    #[command(flatten)]
+    pub(crate) tls: TlsFlags,
     /// A further request header; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub(crate) headers: Vec<String>,
@@ -65,10 +63,8 @@ pub(crate) struct Settings {
     pub(crate) address: Url,
     /// Headers of every request: tenant, authorisation, the caller's own.
     pub(crate) headers: HeaderMap,
-    /// Certificates to trust besides those of the system.
-    pub(crate) ca_cert: Option<PathBuf>,
-    /// Whether certificates are not looked at.
-    pub(crate) tls_skip_verify: bool,
+    /// Whom to trust, and what to show.
+    pub(crate) tls: TlsFlags,
     /// Whether answers are asked for in gzip.
     pub(crate) compress: bool,
     /// Repetitions of one request.
@@ -80,14 +76,7 @@ pub(crate) struct Settings {
 impl Connection {
     /// Joins flags and environment.
     pub(crate) fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings> {
-        let variable = |name: &str| {
-            ["SKALD", "LOKI"]
-                .iter()
-                .find_map(|family| variable(&format!("{family}_{name}")).filter(|text| !text.is_empty()))
-        };
-        let or = |flag: &Option<String>, name: &str| flag.clone().or_else(|| variable(name));
-        let or_path =
-            |flag: &Option<PathBuf>, name: &str| flag.clone().or_else(|| variable(name).map(PathBuf::from));
+        let or = |flag: &Option<String>, name: &str| flag.clone().or_else(|| of_family(&variable, name));
 
         let mut headers = HeaderMap::new();
         if let Some(tenant) = or(&self.tenant, "ORG_ID") {
@@ -95,7 +84,10 @@ impl Connection {
         }
         let token = match or(&self.bearer_token, "BEARER_TOKEN") {
             Some(token) => Some(token),
-            None => or_path(&self.bearer_token_file, "BEARER_TOKEN_FILE")
+            None => self
+                .bearer_token_file
+                .clone()
+                .or_else(|| of_family(&variable, "BEARER_TOKEN_FILE").map(PathBuf::from))
                 .map(|path| {
                     std::fs::read_to_string(&path)
                         .with_context(|| format!("failed to read the bearer token from {}", path.display()))
@@ -124,17 +116,21 @@ impl Connection {
                 name.trim().parse().with_context(|| format!("--header {header}: not a header name"))?;
             headers.append(name, value("--header", text.trim())?);
         }
-        let skip = variable("TLS_SKIP_VERIFY").is_some_and(|text| matches!(text.as_str(), "true" | "1"));
         Ok(Settings {
             address: address(&or(&self.addr, "ADDR").unwrap_or_else(|| DEFAULT_ADDRESS.into()))?,
             headers,
-            ca_cert: or_path(&self.ca_cert, "CA_CERT_PATH"),
-            tls_skip_verify: self.tls_skip_verify || skip,
+            tls: self.tls.or(&variable),
             compress: self.compress,
             retries: self.retries,
             timeout: self.timeout,
         })
     }
+}
+
+/// The variable `SKALD_name` or `LOKI_name` of an environment, unless it is empty.
+pub(crate) fn of_family(environment: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    let mut families = ["SKALD", "LOKI"].iter();
+    families.find_map(|family| environment(&format!("{family}_{name}")).filter(|text| !text.is_empty()))
 }
 
 fn value(what: &str, text: &str) -> Result<HeaderValue> {

@@ -13,7 +13,7 @@ use url::Url;
 
 use crate::connection::Settings;
 use crate::notes::Notes;
-use crate::{retry, tls};
+use crate::retry;
 
 /// No answer may be larger, unpacked, in bytes: a page of queries is far below.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
@@ -111,7 +111,7 @@ pub(crate) struct Client {
 impl Client {
     /// No request is made yet.
     pub(crate) fn new(settings: Settings, notes: Notes) -> anyhow::Result<Self> {
-        let tls = tls::config(settings.ca_cert.as_deref(), settings.tls_skip_verify)?;
+        let tls = settings.tls.clone().into_config()?;
         let mut headers = settings.headers.clone();
         if settings.compress {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));

@@ -27,6 +27,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+pub use tls::TlsFlags;
+
 use session::{Session, is_broken_pipe};
 
 /// The exit code after an interrupt, as shells have it: 128 and the number of the signal.

@@ -1,81 +1,76 @@
 //! One TLS configuration for requests and for WebSockets.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use anyhow::{Result, bail};
+use rustls::ClientConfig;
+use skald_runtime::tls::{Identity, Pem, Trust, client_config, system_roots};
 
-/// Trusts the system's certificates and those in `ca_cert`, or with `skip_verify` everybody.
-pub(crate) fn config(ca_cert: Option<&Path>, skip_verify: bool) -> Result<ClientConfig> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .context("no version of TLS can be used")?;
-    if skip_verify {
-        let verifier = Arc::new(Anybody(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
-    }
-    Ok(builder.with_root_certificates(roots(ca_cert)?).with_no_client_auth())
+use crate::connection::of_family;
+
+/// Flags about TLS. Each can stand in the environment as `SKALD_…` or, as for logcli, `LOKI_…`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TlsFlags {
+    /// Certificates (PEM) to trust besides those of the system [env: SKALD_CA_CERT_PATH, LOKI_CA_CERT_PATH]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_cert: Option<PathBuf>,
+    /// The certificate (PEM) to show to the server [env: SKALD_CLIENT_CERT_PATH, LOKI_CLIENT_CERT_PATH]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The secret key (PEM) of that certificate [env: SKALD_CLIENT_KEY_PATH, LOKI_CLIENT_KEY_PATH]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Take any certificate of the server. Whoever is in between can read everything
+    #[arg(long)]
+    pub(crate) tls_skip_verify: bool,
 }
 
-fn roots(ca_cert: Option<&Path>) -> Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    // Machines have certificates that rustls cannot read; a server that needs one of these is refused later.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let Some(path) = ca_cert else { return Ok(roots) };
-    let read = || format!("failed to read certificates from {}", path.display());
-    let before = roots.len();
-    for certificate in CertificateDer::pem_file_iter(path).with_context(read)? {
-        roots.add(certificate.with_context(read)?).with_context(read)?;
+impl TlsFlags {
+    /// What the flags and the environment come to.
+    ///
+    /// # Errors
+    /// When a file is missing or wrong, or names a certificate without a key.
+    pub fn config(&self, environment: impl Fn(&str) -> Option<String>) -> Result<ClientConfig> {
+        self.or(environment).into_config()
     }
-    if roots.len() == before {
-        bail!("{}: no certificate in PEM form", path.display());
+
+    /// Takes what no flag says from the environment.
+    pub(crate) fn or(&self, environment: impl Fn(&str) -> Option<String>) -> Self {
+        let path = |flag: &Option<PathBuf>, name: &str| {
+            flag.clone().or_else(|| of_family(&environment, name).map(PathBuf::from))
+        };
+        let skip = of_family(&environment, "TLS_SKIP_VERIFY");
+        Self {
+            ca_cert: path(&self.ca_cert, "CA_CERT_PATH"),
+            cert: path(&self.cert, "CLIENT_CERT_PATH"),
+            key: path(&self.key, "CLIENT_KEY_PATH"),
+            tls_skip_verify: self.tls_skip_verify
+                || skip.is_some_and(|text| matches!(text.as_str(), "true" | "1")),
+        }
     }
-    Ok(roots)
+
+    /// Trusts the system's certificates and those in `ca_cert`, or with `tls_skip_verify` everybody.
+    pub(crate) fn into_config(self) -> Result<ClientConfig> {
+        let Self { ca_cert, cert, key, tls_skip_verify } = self;
+        let identity = match (&cert, &key) {
+            (Some(cert), Some(key)) => Some(Identity::new(&read("--cert", cert)?, &read("--key", key)?)?),
+            (None, None) => None,
+            (Some(_), None) => bail!("--cert needs --key, the secret key of the certificate"),
+            (None, Some(_)) => bail!("--key needs --cert, the certificate of the key"),
+        };
+        if tls_skip_verify {
+            return Ok(client_config(Trust::Anybody, identity)?);
+        }
+        let mut roots = system_roots();
+        if let Some(path) = &ca_cert {
+            read("--ca-cert", path)?.add_to(&mut roots)?;
+        }
+        Ok(client_config(Trust::SignedBy(roots), identity)?)
+    }
 }
 
-/// Looks at no certificate. Signatures are still checked, so that the handshake means something.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+fn read(flag: &str, path: &Path) -> Result<Pem> {
+    Ok(Pem::read(flag, path)?)
 }
 
 #[cfg(test)]
@@ -86,13 +81,23 @@ mod tests {
     fn a_file_without_certificates_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "no certificate").unwrap();
-        let error = config(Some(file.path()), false).unwrap_err();
-        assert!(error.to_string().contains("no certificate in PEM form"), "{error}");
-        assert!(config(Some(Path::new("/nowhere/ca.pem")), false).is_err());
+        let flags = |path: &Path| TlsFlags { ca_cert: Some(path.to_owned()), ..TlsFlags::default() };
+        let error = flags(file.path()).into_config().unwrap_err().to_string();
+        assert!(error.contains("--ca-cert") && error.contains("no certificate in PEM form"), "{error}");
+        assert!(flags(Path::new("/nowhere/ca.pem")).into_config().is_err());
     }
 
     #[test]
     fn the_system_and_nobody_can_be_trusted() {
-        assert!(config(None, false).is_ok() && config(None, true).is_ok());
+        let skip = TlsFlags { tls_skip_verify: true, ..TlsFlags::default() };
+        assert!(TlsFlags::default().into_config().is_ok() && skip.into_config().is_ok());
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_go_together_and_may_stand_in_the_environment() {
+        let flags = TlsFlags { cert: Some("c.pem".into()), ..TlsFlags::default() };
+        assert!(flags.clone().into_config().unwrap_err().to_string().contains("--key"));
+        let both = flags.or(|name| (name == "LOKI_CLIENT_KEY_PATH").then(|| "k.pem".into()));
+        assert_eq!((both.cert, both.key), (Some("c.pem".into()), Some("k.pem".into())));
     }
 }

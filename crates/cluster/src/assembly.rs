@@ -7,6 +7,7 @@ use skald_model::ring::{RingMember, tokens_of};
 use skald_rpc::grpc::{ClientConfig, Connection, IngesterClient, QuerierClient};
 use skald_rpc::{Ingester, Querier};
 use skald_runtime::grpc::MessageLimits;
+use skald_runtime::tls::ClientTls;
 
 use crate::node::{Node, Role, State};
 use crate::topology::{Absent, Member, View};
@@ -61,6 +62,7 @@ pub struct Local {
 pub struct Assembler {
     config: ClientConfig,
     limits: MessageLimits,
+    tls: Option<ClientTls>,
     replication_factor: usize,
     connections: HashMap<String, Clients>,
 }
@@ -74,8 +76,13 @@ struct Clients {
 
 impl Assembler {
     /// An assembler whose clients are made so.
-    pub fn new(config: ClientConfig, limits: MessageLimits, replication_factor: usize) -> Self {
-        Self { config, limits, replication_factor, connections: HashMap::new() }
+    pub fn new(
+        config: ClientConfig,
+        limits: MessageLimits,
+        tls: Option<ClientTls>,
+        replication_factor: usize,
+    ) -> Self {
+        Self { config, limits, tls, replication_factor, connections: HashMap::new() }
     }
 
     /// The view of `plan`.
@@ -111,7 +118,7 @@ impl Assembler {
         if let Some(known) = self.connections.get(address) {
             return Some(known.clone());
         }
-        let connection = match Connection::new(address, &self.config, self.limits) {
+        let connection = match Connection::new(address, &self.config, self.limits, self.tls.as_ref()) {
             Ok(connection) => connection,
             Err(error) => {
                 tracing::error!(address, %error, "a member names an address that cannot be called");

@@ -120,7 +120,8 @@ impl skald_rpc::Distributor for Distributor {
         self.metrics.received(tenant, lines, bytes);
         self.sharder.divide(tenant, &mut batch, &limits.shard_streams, now);
         let sequence = self.pushes.fetch_add(1, Ordering::Relaxed);
-        let stamp = PushStamp { origin: self.origin, sequence, second: now.div_euclid(SECOND) };
+        let stamp =
+            PushStamp { origin: self.origin, sequence, second: now.div_euclid(SECOND), partial: false };
         replicate::replicate(&view, tenant, stamp, batch).await.inspect_err(|_| {
             self.metrics.append_failures.inc();
         })?;

@@ -138,7 +138,7 @@ async fn ingester(dir: &std::path::Path, fsync: bool) -> Arc<Ingester> {
     let limits = Arc::new(Arc::new(Limits::default()));
     let registry = prometheus::Registry::new();
     let table = Arc::new(NoTable::default());
-    Ingester::start(config, Arc::new(ManualClock::new(0)), limits, &registry, |_| table)
+    Ingester::start(config, Arc::new(ManualClock::new(0)), limits, &registry, |_| table, |_| None)
         .await
         .expect("starts")
 }

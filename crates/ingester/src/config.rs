@@ -51,6 +51,11 @@ pub struct Config {
     /// might by then take the first file for garbage. Keep it below a quarter of the vacuum's grace.
     #[serde(with = "skald_runtime::units::duration")]
     pub flush_abandon_after: Duration,
+    /// How long a replica that is not the first for a stream waits, after it sealed a segment, for the first one to write
+    /// it; a replica in the third place waits twice as long. Less makes up for failures sooner, and writes more copies
+    /// when others are slow. Has no effect where each entry is kept once.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub takeover_after: Duration,
     /// Loki's age of a chunk; entries may be up to half of it older than the newest of their stream.
     #[serde(with = "skald_runtime::units::duration")]
     pub max_chunk_age: Duration,
@@ -87,6 +92,7 @@ impl Default for Config {
             concurrent_flushes: 2,
             flush_op_backoff_max: Duration::from_secs(30),
             flush_abandon_after: 24 * 60 * MINUTE,
+            takeover_after: Duration::from_secs(30),
             max_chunk_age: 120 * MINUTE,
             chunk_idle_period: 30 * MINUTE,
             max_returned_stream_errors: 10,

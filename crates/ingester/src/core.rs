@@ -16,6 +16,7 @@ use crate::log::Log;
 use crate::memory::{Memory, Reservation};
 use crate::metrics::Metrics;
 use crate::patterns::Patterns;
+use crate::replicas::Writers;
 use crate::segment::{HeldBatch, Segment, memory_cost};
 use crate::table::{Standing, Table};
 use crate::tail::Tails;
@@ -34,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) closing: AtomicBool,
     pub(crate) tails: Arc<Tails>,
     pub(crate) patterns: Option<Arc<Patterns>>,
+    /// Who writes which stream, where others keep the same streams.
+    pub(crate) writers: Option<Arc<dyn Writers>>,
     tenants: RwLock<FxHashMap<TenantId, Arc<Tenant>>>,
     /// Bytes of segments that are sealed and not released.
     sealed_bytes: AtomicUsize,
@@ -73,6 +76,7 @@ impl Core {
         log: Log,
         table: Arc<dyn Table>,
         patterns: Option<Arc<Patterns>>,
+        writers: Option<Arc<dyn Writers>>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Tenant>>) {
         // Each tenant is in the queue at most once, which is the bound.
         let (flushes, queue) = mpsc::unbounded_channel();
@@ -88,6 +92,7 @@ impl Core {
             closing: AtomicBool::new(false),
             tails: Arc::default(),
             patterns,
+            writers,
             tenants: RwLock::default(),
             sealed_bytes: AtomicUsize::new(0),
             relieving: Mutex::new(()),
@@ -139,7 +144,7 @@ impl Core {
 
     fn append_to(&self, state: &mut State, rules: &Rules<'_>, push: Admitted) -> Result<Appended> {
         let id = rules.tenant;
-        let Admitted { mut batch, stamp, reservation, mut record } = push;
+        let Admitted { mut batch, mut stamp, reservation, mut record } = push;
         let checked = state.check(&batch, rules);
         self.count_new_streams(id, state, checked.new_streams);
         let mut refusal = None;
@@ -161,6 +166,7 @@ impl Core {
                 Some(rest) => batch = rest,
                 None => return Ok(Appended { refusal, ..Appended::default() }),
             }
+            stamp.partial = true;
             if let Some((record, _)) = &mut record {
                 *record = EncodedRecord::new(id, &stamp, &batch)?;
             }
@@ -246,6 +252,11 @@ impl Core {
     /// Takes over what the table says about a tenant, and gives memory and log back.
     pub(crate) fn settle(&self, tenant: &Arc<Tenant>, standing: Standing) {
         let released = tenant.lock().settle(standing);
+        self.give_back(tenant, released);
+    }
+
+    /// Gives memory and log of what was released back.
+    pub(crate) fn give_back(&self, tenant: &Arc<Tenant>, released: Released) {
         let Released { segments, covered } = released;
         for sealed in &segments {
             self.sealed_bytes.fetch_sub(sealed.bytes, Ordering::Relaxed);
@@ -270,7 +281,7 @@ impl Core {
     }
 
     fn seal(&self, state: &mut State, reason: SealReason) {
-        if let Some(bytes) = state.seal(reason) {
+        if let Some(bytes) = state.seal(reason, self.clock.now()) {
             self.sealed_bytes.fetch_add(bytes, Ordering::Relaxed);
             self.metrics.flush_queue_length.inc();
         }
@@ -315,7 +326,7 @@ impl Core {
             return tenant;
         }
         let mut tenants = self.tenants.write();
-        let make = || Arc::new(Tenant::new(id.clone(), self.clock.now()));
+        let make = || Arc::new(Tenant::new(id.clone(), self.clock.now(), self.writers.is_some()));
         tenants.entry(id.clone()).or_insert_with(make).clone()
     }
 
@@ -351,9 +362,14 @@ impl Core {
         }
     }
 
+    /// Whether the ingester shuts down.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
     /// Why no more pushes are taken, if that is so.
     pub(crate) fn refusal(&self) -> Option<Error> {
-        if self.closing.load(Ordering::Acquire) {
+        if self.is_leaving() {
             return Some(Error::unavailable("ingester is shutting down"));
         }
         self.log.failure().map(|reason| {

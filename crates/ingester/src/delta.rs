@@ -4,14 +4,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
 use skald_model::{Error, Result, TenantId};
-use skald_storage::block::{self, BlockOptions, BlockSummary, BlockWriter};
-use skald_storage::table::{BlockOrigin, Catalog, FlushCommit, NewBlock, block_path};
+use skald_storage::block::{self, BlockOptions, BlockSummary, BlockWriter, PushList, PushesPlace};
+use skald_storage::table::{
+    BlockEntry, BlockOrigin, Catalog, CopiesCommit, FlushCommit, NewBlock, block_path,
+};
 
 use crate::instance::Instance;
+use crate::replicas::{Copies, Lists};
 use crate::segment::{DayRows, Segment};
 use crate::table::{Part, Standing, Table};
 use crate::wal::Lsn;
+
+/// Lists of pushes that are read at a time.
+const LISTS_READ_AT_ONCE: usize = 4;
 
 /// The tables of all tenants in one catalog.
 #[derive(Debug)]
@@ -35,12 +42,29 @@ impl DeltaTable {
         Self { catalog, options, writer: instance.id.clone(), app_id: instance.app_id.clone() }
     }
 
-    /// Builds the blocks of a part on a thread for heavy work.
-    async fn build(&self, part: &Part) -> Result<Vec<BuiltBlock>> {
+    /// Builds the blocks of a part on a thread for heavy work; of copies with their name and their list.
+    async fn build(&self, part: &Part, copies: Option<(u64, PushList)>) -> Result<Vec<BuiltBlock>> {
         let (part, options, writer) = (part.clone(), self.options, self.writer.clone());
-        let built = tokio::task::spawn_blocking(move || build(&part, &options, &writer)).await;
+        let work = move || build(&part, copies.as_ref(), &options, &writer);
+        let built = tokio::task::spawn_blocking(work).await;
         let built = built.map_err(|e| Error::internal(format!("building a block panicked: {e}")))?;
         built.map_err(|e| Error::internal(format!("failed to build a block: {e}")))
+    }
+
+    async fn upload(&self, tenant: &TenantId, built: Vec<BuiltBlock>) -> Result<Vec<NewBlock>> {
+        let mut blocks = Vec::with_capacity(built.len());
+        for block in built {
+            self.catalog.put_block(tenant, &block.new.path, block.bytes).await?;
+            blocks.push(block.new);
+        }
+        Ok(blocks)
+    }
+
+    /// Nobody else checkpoints the table while there is no compactor. The commit stands whatever becomes of it.
+    async fn maintain(&self, tenant: &TenantId) {
+        if let Err(error) = self.catalog.maintain(tenant).await {
+            tracing::warn!(%tenant, %error, "failed to checkpoint the table; the next flush tries again");
+        }
     }
 }
 
@@ -54,41 +78,81 @@ impl Table for DeltaTable {
 
     async fn commit(&self, tenant: &TenantId, part: &Part, committing: &(dyn Fn() + Sync)) -> Result<i64> {
         let (_, last) = part.segment.lsns().ok_or_else(|| Error::internal("an empty segment was sealed"))?;
-        let built = self.build(part).await?;
-        let mut blocks = Vec::with_capacity(built.len());
-        for block in built {
-            self.catalog.put_block(tenant, &block.new.path, block.bytes).await?;
-            blocks.push(block.new);
-        }
+        let built = self.build(part, None).await?;
+        let blocks = self.upload(tenant, built).await?;
         let app_version =
             i64::try_from(last).map_err(|_| Error::internal("the log has run out of numbers"))?;
         let commit = FlushCommit { blocks, app_id: self.app_id.clone(), app_version };
         committing();
         let committed = self.catalog.commit_flush(tenant, &commit).await?;
-        // Nobody else checkpoints the table while there is no compactor. The commit stands whatever becomes of it.
-        if let Err(error) = self.catalog.maintain(tenant).await {
-            tracing::warn!(%tenant, %error, "failed to checkpoint the table; the next flush tries again");
+        self.maintain(tenant).await;
+        Ok(committed.snapshot.version)
+    }
+
+    async fn listed(&self, tenant: &TenantId, lists: &mut Lists, since: i64) -> Result<i64> {
+        let snapshot = self.catalog.snapshot(tenant).await?;
+        let wanted = |b: &&Arc<BlockEntry>| {
+            b.origin.pushes.is_some() && b.origin.received_max >= since && !lists.has(&b.path)
+        };
+        let unread: Vec<_> = snapshot.blocks.iter().filter(wanted).cloned().collect();
+        let reads = unread.into_iter().map(|block| async move {
+            let list = self.catalog.pushes(tenant, &block).await;
+            (block, list)
+        });
+        let mut reads = stream::iter(reads).buffer_unordered(LISTS_READ_AT_ONCE);
+        while let Some((block, list)) = reads.next().await {
+            lists.add(&block.path, block.origin.received_max, list?);
         }
+        Ok(snapshot.version)
+    }
+
+    async fn commit_copies(&self, tenant: &TenantId, copies: &Copies, covered: Option<Lsn>) -> Result<i64> {
+        let part = Part { segment: copies.segment.clone(), attempt: copies.attempt };
+        let built = self.build(&part, Some((copies.name, copies.pushes.clone()))).await?;
+        let blocks = self.upload(tenant, built).await?;
+        let covered = covered.and_then(|lsn| i64::try_from(lsn).ok());
+        let commit = CopiesCommit { blocks, app_id: self.app_id.clone(), covered };
+        let committed = self.catalog.commit_copies(tenant, &commit).await?;
+        self.maintain(tenant).await;
         Ok(committed.snapshot.version)
     }
 }
 
-/// One block for each day that the segment touches. Equal parts give equal names.
-fn build(part: &Part, options: &BlockOptions, writer: &str) -> block::Result<Vec<BuiltBlock>> {
+/// One block for each day that the segment touches. Equal parts give equal names; those of copies have a name of their
+/// own and a list of pushes besides.
+fn build(
+    part: &Part,
+    copies: Option<&(u64, PushList)>,
+    options: &BlockOptions,
+    writer: &str,
+) -> block::Result<Vec<BuiltBlock>> {
     let segment = &part.segment;
     let (first, last) = segment.lsns().unwrap_or_default();
     let (received_min, received_max) = segment.seconds().unwrap_or_default();
-    let name = format!("{received_min}-{writer}-{first}-{last}-{}", part.attempt);
-    let origin =
-        BlockOrigin { level: 0, received_min, received_max, part: part.attempt, writer: writer.to_owned() };
+    let mut name = format!("{received_min}-{writer}-{first}-{last}-{}", part.attempt);
+    if let Some((own, _)) = copies {
+        name += &format!("-{own:016x}");
+    }
+    let origin = BlockOrigin {
+        level: 0,
+        received_min,
+        received_max,
+        part: part.attempt,
+        writer: writer.to_owned(),
+        pushes: None,
+    };
     let days = segment.days();
+    // Of several days only the last tells the pushes: a commit has all of its blocks or none.
+    let last_day = days.keys().next_back().copied();
     days.into_iter()
         .map(|(date, streams)| {
-            let (bytes, summary) = build_day(segment, &streams, options)?;
+            let list = copies.filter(|_| Some(date) == last_day).map(|(_, list)| list.clone());
+            let (bytes, summary, pushes) = build_day(segment, &streams, list, options)?;
+            let origin = BlockOrigin { pushes, ..origin.clone() };
             let ids = streams.iter().map(|s| segment.streams()[s.stream].id.0 as i64);
             let stream_ids = ids.clone().min().zip(ids.max());
             let path = block_path(date, &name);
-            let new = NewBlock { path, date, summary, origin: origin.clone(), stream_ids };
+            let new = NewBlock { path, date, summary, origin, stream_ids };
             Ok(BuiltBlock { new, bytes })
         })
         .collect()
@@ -97,12 +161,16 @@ fn build(part: &Part, options: &BlockOptions, writer: &str) -> block::Result<Vec
 fn build_day(
     segment: &Segment,
     streams: &[DayRows],
+    pushes: Option<PushList>,
     options: &BlockOptions,
-) -> block::Result<(Bytes, BlockSummary)> {
+) -> block::Result<(Bytes, BlockSummary, Option<PushesPlace>)> {
     let raw: u64 = streams.iter().map(|s| segment.streams()[s.stream].bytes).sum();
     // Logs shrink to a fifth or less; a guess that is not far off spares the doubling of a large buffer.
     let output = Vec::with_capacity((raw / 5) as usize + 4096);
     let mut writer = BlockWriter::to(output, options)?;
+    if let Some(pushes) = pushes {
+        writer.set_pushes(pushes);
+    }
     let batches = segment.batches();
     for day in streams {
         let stream = &segment.streams()[day.stream];
@@ -112,5 +180,5 @@ fn build_day(
         }
     }
     let finished = writer.finish()?;
-    Ok((finished.output.into(), finished.summary))
+    Ok((finished.output.into(), finished.summary, finished.pushes))
 }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use crate::core::Core;
+use crate::replicas;
 use crate::table::Standing;
 use crate::tenant::{SealReason, Tenant};
 
@@ -38,8 +39,11 @@ pub(crate) async fn work(core: Arc<Core>, queue: Queue, token: CancellationToken
             outcome = flush_one(&core, &tenant) => outcome,
         };
         match outcome {
-            Ok(()) => {
-                tenant.lock().flush_succeeded();
+            Ok(wait) => {
+                match wait {
+                    Some(wait) => tenant.lock().flush_waits(Instant::now() + wait),
+                    None => tenant.lock().flush_succeeded(),
+                }
                 remove_covered(&core).await;
             }
             Err(error) => {
@@ -59,21 +63,27 @@ pub(crate) async fn work(core: Arc<Core>, queue: Queue, token: CancellationToken
     }
 }
 
-/// Brings the oldest sealed segment of the tenant into the table.
-async fn flush_one(core: &Arc<Core>, tenant: &Arc<Tenant>) -> Result<()> {
+/// Brings the oldest sealed segment of the tenant into the table, or nearer to it. Returns how long to wait for others
+/// then, if there is something to wait for.
+async fn flush_one(core: &Arc<Core>, tenant: &Arc<Tenant>) -> Result<Option<Duration>> {
+    if let Some(writers) = &core.writers {
+        return replicas::advance(core, tenant, writers).await;
+    }
     // What an earlier try or an earlier process committed without knowing is not written again.
     let before = core.table.standing(&tenant.id).await?;
     core.settle(tenant, before);
     let part = tenant.lock().next_part(core.clock.now(), core.config.flush_abandon_after);
-    let Some(part) = part else { return Ok(()) };
+    let Some(part) = part else { return Ok(None) };
     let timer = core.metrics.flush_seconds.start_timer();
     let committing = || tenant.lock().commit_begins(before.version);
     let version = core.table.commit(&tenant.id, &part, &committing).await?;
     timer.observe_duration();
     core.metrics.flushes.with_label_values(&["success"]).inc();
     let committed = part.segment.lsns().map(|(_, last)| last);
+    // Before anybody is told that the memory is free.
+    drop(part);
     core.settle(tenant, Standing { version, committed });
-    Ok(())
+    Ok(None)
 }
 
 /// Deletes files of the log that nobody needs.

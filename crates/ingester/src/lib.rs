@@ -5,11 +5,12 @@
 //!
 //! It promises:
 //! * A push that was acknowledged is on disk (as far as the configuration lets it sync), and is found by every query
-//!   from then on: in memory until the table has it, in the table afterwards, never in both for one table version.
+//!   from then on: in memory until the table has it, in the table afterwards; where it is the only one to keep them, never in both for
+//!   one table version.
 //! * What it wrote to the table is not written again, also not after a crash in the middle of a commit.
 //! * Its memory stays inside a budget. When flushes can't keep up, pushes wait and are then refused.
 //!
-//! It never decides who owns a stream, never reads blocks, and never deletes what the table holds.
+//! It never decides who keeps a stream, never reads blocks, and never deletes what the table holds.
 
 mod config;
 mod core;
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod patterns;
 mod query;
 mod replay;
+pub mod replicas;
 #[cfg(test)]
 mod samples;
 pub mod segment;

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub flushed_bytes: IntCounter,
     /// Segments that wait for their flush or are in it.
     pub flush_queue_length: IntGauge,
+    /// Streams, once per segment, that were written in place of the replica whose turn it was.
+    pub streams_taken_over: IntCounter,
     /// Queries refused because their table version was too old.
     pub snapshots_too_old: IntCounter,
     /// Live tails.
@@ -127,6 +129,10 @@ impl Metrics {
             )?,
             flushed_bytes: r.counter("skald_ingester_flushed_bytes_total", "Bytes of the blocks written")?,
             flush_queue_length: r.gauge("loki_ingester_flush_queue_length", "Segments not flushed yet")?,
+            streams_taken_over: r.counter(
+                "skald_ingester_streams_taken_over_total",
+                "Streams, once per segment, written in place of the replica whose turn it was",
+            )?,
             snapshots_too_old: r.counter(
                 "skald_ingester_snapshots_too_old_total",
                 "Queries refused because their table version was too old",

@@ -22,6 +22,7 @@ use crate::instance::Instance;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::patterns::Patterns;
+use crate::replicas::Writers;
 use crate::table::Table;
 use crate::wal::{self, Wal};
 use crate::{flush, housekeeping, query, replay, tail};
@@ -62,13 +63,14 @@ pub struct Status {
 
 impl Ingester {
     /// Opens the log, replays it, and starts to take pushes in. `open_table` gets the identity under which flushes are
-    /// committed.
+    /// committed, and `writers` tells it who writes which stream; `None` where each entry is kept once.
     pub async fn start(
         config: Config,
         clock: Arc<dyn Clock>,
         limits: Arc<dyn TenantLimits>,
         registry: &Registry,
         open_table: impl FnOnce(&Instance) -> Arc<dyn Table>,
+        writers: impl FnOnce(&Instance) -> Option<Arc<dyn Writers>>,
     ) -> std::result::Result<Arc<Self>, StartError> {
         let metrics = Metrics::new(registry)?;
         let (instance, log, replay) = open_log(&config, &metrics)?;
@@ -76,7 +78,8 @@ impl Ingester {
         let dir = config.wal.enabled.then_some(config.wal.dir.as_path());
         let (patterns, mining) =
             config.patterns.enabled.then(|| Patterns::open(&config.patterns, dir, &metrics.patterns)).unzip();
-        let (core, flushes) = Core::new(config, clock, limits, metrics, log, table, patterns);
+        let (core, flushes) =
+            Core::new(config, clock, limits, metrics, log, table, patterns, writers(&instance));
         let tasks = Tasks::new();
         if let (Some(patterns), Some(queue)) = (core.patterns.clone(), mining) {
             let clock = core.clock.clone();

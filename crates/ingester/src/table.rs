@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use skald_model::{Result, TenantId};
 
+use crate::replicas::{Copies, Lists};
 use crate::segment::Segment;
 use crate::wal::Lsn;
 
@@ -38,4 +39,14 @@ pub trait Table: Send + Sync + 'static {
     /// Calls `committing` before anything that other readers of the table may see; until then nothing has happened.
     /// After an error the commit may have taken place: [`Table::standing`] tells.
     async fn commit(&self, tenant: &TenantId, part: &Part, committing: &(dyn Fn() + Sync)) -> Result<i64>;
+
+    /// Adds to `lists` what blocks list that received something in second `since` or later and are not there yet. Returns a
+    /// version of the table, at least as new as when this was called, that has all of these blocks.
+    async fn listed(&self, tenant: &TenantId, lists: &mut Lists, since: i64) -> Result<i64>;
+
+    /// Writes a part of a segment with its list of pushes, and commits it. `covered` is how far everything that this
+    /// ingester was given is in the table already. Returns a version that has it.
+    ///
+    /// After an error the commit may have taken place: [`Table::listed`] tells.
+    async fn commit_copies(&self, tenant: &TenantId, copies: &Copies, covered: Option<Lsn>) -> Result<i64>;
 }

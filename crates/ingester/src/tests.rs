@@ -13,8 +13,10 @@ use skald_model::{Batch, Error, Kind, Limits, PushStamp, Result, TenantId};
 use skald_rpc::Ingester as _;
 use skald_rpc::ingester::IngesterPush;
 use skald_runtime::clock::ManualClock;
+use skald_storage::block::PushList;
 use tokio::sync::Notify;
 
+use crate::replicas::{Copies, Lists, Writers};
 use crate::samples::{Sample, batch, tenant};
 use crate::table::{Part, Standing, Table};
 use crate::wal::{Lsn, WalConfig};
@@ -22,7 +24,7 @@ use crate::{Config, Ingester};
 
 /// A table in memory that can be told to fail.
 #[derive(Debug, Default)]
-struct MemoryTable {
+pub(crate) struct MemoryTable {
     tenants: Mutex<BTreeMap<TenantId, Stored>>,
     faults: Mutex<VecDeque<Fault>>,
     /// While set, commits stop before they begin.
@@ -33,12 +35,14 @@ struct MemoryTable {
 struct Stored {
     commits: Vec<Vec<Entry>>,
     committed: Option<Lsn>,
+    /// What blocks of copies list, by name, with the version that brought them.
+    copies: BTreeMap<String, (i64, PushList, i64)>,
 }
 
-type Entry = (String, i64, String, String);
+pub(crate) type Entry = (String, i64, String, String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum Fault {
     /// Nothing happens, and an error.
     Refused,
     /// It happens, and an error.
@@ -46,15 +50,15 @@ enum Fault {
 }
 
 impl MemoryTable {
-    fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.lock().extend(faults);
     }
 
-    fn version(&self, id: &TenantId) -> i64 {
+    pub(crate) fn version(&self, id: &TenantId) -> i64 {
         self.tenants.lock().get(id).map_or(-1, |s| s.commits.len() as i64 - 1)
     }
 
-    fn at(&self, id: &TenantId, version: i64) -> Vec<Entry> {
+    pub(crate) fn at(&self, id: &TenantId, version: i64) -> Vec<Entry> {
         let tenants = self.tenants.lock();
         let commits = tenants.get(id).map_or(&[][..], |s| &s.commits[..]);
         commits.iter().take((version + 1) as usize).flatten().cloned().collect()
@@ -95,6 +99,40 @@ impl Table for MemoryTable {
         };
         if fault == Some(Fault::Lost) { Err(broken()) } else { Ok(version) }
     }
+
+    async fn listed(&self, id: &TenantId, lists: &mut Lists, since: i64) -> Result<i64> {
+        let tenants = self.tenants.lock();
+        let Some(stored) = tenants.get(id) else { return Ok(-1) };
+        for (name, (received_max, list, _)) in &stored.copies {
+            if *received_max >= since && !lists.has(name) {
+                lists.add(name, *received_max, list.clone());
+            }
+        }
+        Ok(stored.commits.len() as i64 - 1)
+    }
+
+    async fn commit_copies(&self, id: &TenantId, copies: &Copies, _: Option<Lsn>) -> Result<i64> {
+        let fault = self.faults.lock().pop_front();
+        if fault == Some(Fault::Refused) {
+            return Err(broken());
+        }
+        let version = {
+            let mut tenants = self.tenants.lock();
+            let stored = tenants.entry(id.clone()).or_default();
+            let name = format!("{:x}-{}", copies.name, copies.attempt);
+            match stored.copies.get(&name) {
+                Some((_, _, version)) => *version,
+                None => {
+                    stored.commits.push(entries_of(&copies.segment));
+                    let version = stored.commits.len() as i64 - 1;
+                    let received_max = copies.segment.seconds().map_or(0, |s| s.1);
+                    stored.copies.insert(name, (received_max, copies.pushes.clone(), version));
+                    version
+                }
+            }
+        };
+        if fault == Some(Fault::Lost) { Err(broken()) } else { Ok(version) }
+    }
 }
 
 fn entries_of(segment: &crate::segment::Segment) -> Vec<Entry> {
@@ -112,8 +150,8 @@ fn entries_of(segment: &crate::segment::Segment) -> Vec<Entry> {
 /// One ingester with its surroundings.
 pub(crate) struct Node {
     pub(crate) ingester: Arc<Ingester>,
-    table: Arc<MemoryTable>,
-    clock: ManualClock,
+    pub(crate) table: Arc<MemoryTable>,
+    pub(crate) clock: ManualClock,
 }
 
 pub(crate) const START: i64 = 1_768_608_000 * SECOND;
@@ -137,7 +175,17 @@ impl Node {
     }
 
     async fn start_with(config: Config, table: &Arc<MemoryTable>, limits: Limits) -> Self {
-        let clock = ManualClock::new(START);
+        Self::start_as(config, table, limits, ManualClock::new(START), None).await
+    }
+
+    /// A node beside others.
+    pub(crate) async fn start_as(
+        config: Config,
+        table: &Arc<MemoryTable>,
+        limits: Limits,
+        clock: ManualClock,
+        writers: Option<Arc<dyn Writers>>,
+    ) -> Self {
         let of_node = table.clone();
         let ingester = Ingester::start(
             config,
@@ -145,6 +193,7 @@ impl Node {
             Arc::new(Arc::new(limits)),
             &prometheus::Registry::new(),
             |_| of_node,
+            |_| writers,
         )
         .await
         .unwrap();
@@ -167,21 +216,26 @@ impl Node {
         let id = tenant(who);
         loop {
             let version = self.table.version(&id);
-            match self.ingester.core.cut(&id, version).await {
-                Ok(segments) => {
-                    let mut all = self.table.at(&id, version);
-                    all.extend(segments.iter().flat_map(|s| entries_of(s)));
-                    all.sort();
-                    return all;
-                }
-                Err(e) if e.kind == Kind::SnapshotTooOld => {}
-                Err(e) => panic!("{e}"),
+            if let Some(held) = self.held(who, version).await {
+                let mut all = self.table.at(&id, version);
+                all.extend(held);
+                all.sort();
+                return all;
             }
         }
     }
 
+    /// What memory has beside a version of the table; `None` if that is too old.
+    pub(crate) async fn held(&self, who: &str, version: i64) -> Option<Vec<Entry>> {
+        match self.ingester.core.cut(&tenant(who), version).await {
+            Ok(segments) => Some(segments.iter().flat_map(|s| entries_of(s)).collect()),
+            Err(e) if e.kind == Kind::SnapshotTooOld => None,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
     /// Ends without a flush, as after a crash all of whose pushes were acknowledged.
-    async fn crash(self) {
+    pub(crate) async fn crash(self) {
         self.ingester.stop().await;
     }
 }

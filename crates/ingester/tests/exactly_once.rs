@@ -63,9 +63,14 @@ impl Process {
         };
         let limits = Arc::new(Arc::new(Limits::default()));
         let of_table = catalog.clone();
-        let ingester = Ingester::start(config, Arc::new(clock.clone()), limits, &registry, |instance| {
-            Arc::new(DeltaTable::new(of_table, BlockOptions::default(), instance))
-        });
+        let ingester = Ingester::start(
+            config,
+            Arc::new(clock.clone()),
+            limits,
+            &registry,
+            |instance| Arc::new(DeltaTable::new(of_table, BlockOptions::default(), instance)),
+            |_| None,
+        );
         Self { ingester: ingester.await.unwrap(), catalog, clock }
     }
 

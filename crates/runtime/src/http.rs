@@ -20,7 +20,8 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use prometheus::{IntCounter, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::telemetry::propagation::remote_parent;
+use crate::tls::ServerTls;
 
 /// What connections may do.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub struct ConnectionLimits {
     pub connections: usize,
     /// How long a new connection may stay silent.
     pub first_byte: Duration,
+    /// How long the handshake of TLS may take.
+    pub handshake: Duration,
     /// How long the head of a request may take, counted from the end of the last one, so also how long a connection
     /// may lie idle.
     pub head: Duration,
@@ -48,6 +52,7 @@ impl Default for ConnectionLimits {
         Self {
             connections: 10_000,
             first_byte: Duration::from_secs(30),
+            handshake: Duration::from_secs(10),
             head: Duration::from_secs(120),
             streams: 1_000,
         }
@@ -60,6 +65,7 @@ pub struct ServerMetrics {
     panics: IntCounter,
     connections: IntGaugeVec,
     connections_max: IntGaugeVec,
+    handshakes_failed: IntCounterVec,
 }
 
 impl ServerMetrics {
@@ -81,10 +87,15 @@ impl ServerMetrics {
                 ),
                 &["protocol"],
             )?,
+            handshakes_failed: IntCounterVec::new(
+                Opts::new("skald_tls_handshakes_failed_total", "Connections that did not get through TLS."),
+                &["protocol"],
+            )?,
         };
         registry.register(Box::new(this.panics.clone()))?;
         registry.register(Box::new(this.connections.clone()))?;
         registry.register(Box::new(this.connections_max.clone()))?;
+        registry.register(Box::new(this.handshakes_failed.clone()))?;
         Ok(this)
     }
 }
@@ -125,6 +136,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     protocol: &'static str,
+    tls: Option<ServerTls>,
 }
 
 impl Server {
@@ -142,7 +154,17 @@ impl Server {
         let error = |source| BindError { address: format!("{host}:{port}"), setting, source };
         let listener = listen(host, port).await.map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
-        Ok(Self { listener, address, protocol })
+        Ok(Self { listener, address, protocol, tls: None })
+    }
+
+    /// Speaks TLS only, if there is any.
+    pub fn with_tls(self, tls: Option<ServerTls>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// Whether it speaks TLS.
+    pub fn has_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Where it listens.
@@ -165,7 +187,7 @@ impl Server {
         token: CancellationToken,
         drain: Duration,
     ) -> bool {
-        let Self { listener, address, protocol } = self;
+        let Self { listener, address, protocol, tls } = self;
         let limit = if limits.connections == 0 { Semaphore::MAX_PERMITS } else { limits.connections };
         metrics.connections_max.with_label_values(&[protocol]).set(limits.connections as i64);
         let slots = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
@@ -175,7 +197,10 @@ impl Server {
             router,
             open: metrics.connections.with_label_values(&[protocol]),
             panics: metrics.panics,
+            handshakes_failed: metrics.handshakes_failed.with_label_values(&[protocol]),
+            tls,
             first_byte: limits.first_byte,
+            handshake: limits.handshake,
             stop: token,
             kill: CancellationToken::new(),
         });
@@ -211,7 +236,10 @@ struct Connections {
     router: Router,
     open: prometheus::IntGauge,
     panics: IntCounter,
+    handshakes_failed: IntCounter,
+    tls: Option<ServerTls>,
     first_byte: Duration,
+    handshake: Duration,
     /// Finish what is open, take nothing new.
     stop: CancellationToken,
     /// Drop what is open.
@@ -240,6 +268,36 @@ impl Connections {
         if !matches!(spoke, Some(Ok(Ok(1)))) {
             return;
         }
+        match &self.tls {
+            None => self.speak(stream).await,
+            Some(tls) => Box::pin(self.serve_tls(tls, stream, first[0])).await,
+        }
+    }
+
+    async fn serve_tls(&self, tls: &ServerTls, stream: TcpStream, first: u8) {
+        let peer = stream.peer_addr().ok();
+        let handshake = tokio::time::timeout(self.handshake, tls.accept(stream, first));
+        let Some(done) = self.unless_stopped(handshake).await else { return };
+        let mut stream = match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.handshakes_failed.inc();
+                tracing::debug!(%error, peer = peer.map(tracing::field::display), "the handshake of TLS failed");
+                return;
+            }
+        };
+        // Those who are silent after the handshake are as silent as those before it.
+        let spoke = self.unless_stopped(tokio::time::timeout(self.first_byte, stream.fill_buf())).await;
+        if matches!(spoke, Some(Ok(Ok(bytes))) if !bytes.is_empty()) {
+            self.speak(stream).await;
+        }
+    }
+
+    /// Serves HTTP over a connection on which the client has begun to speak.
+    async fn speak<S>(&self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = hyper::service::service_fn(|request: hyper::Request<hyper::body::Incoming>| {
             handle(self.router.clone(), self.panics.clone(), request.map(Body::new))
         });

@@ -1,4 +1,4 @@
-//! What every process of Skald stands on: clock, tasks, telemetry, and the HTTP and gRPC server shells.
+//! What every process of Skald stands on: clock, tasks, telemetry, TLS, and the HTTP and gRPC server shells.
 //!
 //! Services get these handed in; nothing here holds global state but the tracing subscriber and the panic hook.
 //! This crate knows no route, no service and no setting of theirs: it runs what it is given.
@@ -9,6 +9,7 @@ pub mod http;
 pub mod metrics;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod units;
 
 pub use clock::{Clock, SystemClock};

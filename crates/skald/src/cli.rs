@@ -32,6 +32,8 @@ pub(crate) enum Command {
         /// Where it listens.
         #[arg(long, default_value = "http://127.0.0.1:3100/ready", alias = "health.url")]
         url: String,
+        #[command(flatten)]
+        tls: skald_client::TlsFlags,
     },
     /// Print the version.
     Version,
@@ -165,7 +167,7 @@ fn split_listen(listen: &str) -> Result<(Option<&str>, &str), String> {
 const OWN_FLAGS: [&str; 3] = ["config.file", "config.expand-env", "health.url"];
 
 /// Loki's flags that are not simply the key with other separators.
-const ALIASES: [(&str, &str); 37] = [
+const ALIASES: [(&str, &str); 47] = [
     ("auth.enabled", "auth_enabled"),
     ("reporting.enabled", "analytics.reporting_enabled"),
     ("memberlist.join", "memberlist.join_members"),
@@ -183,6 +185,23 @@ const ALIASES: [(&str, &str); 37] = [
     ("server.grpc-max-recv-msg-size-bytes", "server.grpc_server_max_recv_msg_size"),
     ("server.grpc-max-send-msg-size-bytes", "server.grpc_server_max_send_msg_size"),
     ("server.grpc-max-concurrent-streams", "server.grpc_server_max_concurrent_streams"),
+    ("server.http-tls-cert-path", "server.http_tls_config.cert_file"),
+    ("server.http-tls-key-path", "server.http_tls_config.key_file"),
+    ("server.http-tls-client-auth", "server.http_tls_config.client_auth_type"),
+    ("server.http-tls-ca-path", "server.http_tls_config.client_ca_file"),
+    ("server.grpc-tls-cert-path", "server.grpc_tls_config.cert_file"),
+    ("server.grpc-tls-key-path", "server.grpc_tls_config.key_file"),
+    ("server.grpc-tls-client-auth", "server.grpc_tls_config.client_auth_type"),
+    ("server.grpc-tls-ca-path", "server.grpc_tls_config.client_ca_file"),
+    ("ingester.client.tls-enabled", "ingester_client.grpc_client_config.tls_enabled"),
+    ("ingester.client.tls-cert-path", "ingester_client.grpc_client_config.tls_cert_path"),
+    ("ingester.client.tls-key-path", "ingester_client.grpc_client_config.tls_key_path"),
+    ("ingester.client.tls-ca-path", "ingester_client.grpc_client_config.tls_ca_path"),
+    ("ingester.client.tls-server-name", "ingester_client.grpc_client_config.tls_server_name"),
+    (
+        "ingester.client.tls-insecure-skip-verify",
+        "ingester_client.grpc_client_config.tls_insecure_skip_verify",
+    ),
     ("common.storage.filesystem.chunk-directory", "common.storage.filesystem.chunks_directory"),
     ("ingester.wal-enabled", "ingester.wal.enabled"),
     ("ingester.wal-dir", "ingester.wal.dir"),

@@ -77,7 +77,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Auth(AuthCommand::Hash { token }) => hash(token),
-        Command::Health { url } => health::check(&url),
+        Command::Health { url, tls } => health::check(&url, &tls),
         Command::Version => {
             println!("{}", build_info::line());
             Ok(())

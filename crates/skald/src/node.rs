@@ -22,6 +22,7 @@ use prometheus::Registry;
 use skald_api::auth::Auth;
 use skald_runtime::http::{ConnectionLimits, Server, ServerMetrics};
 use skald_runtime::telemetry::{LogConfig, Telemetry};
+use skald_runtime::tls::{ClientTls, ServerTls};
 use skald_runtime::{CancellationToken, Tasks};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -142,19 +143,28 @@ impl Node {
     async fn listen(config: &Config, registry: &Registry, process: Arc<Process>) -> Result<Self> {
         let server = &config.server;
         let targets = Targets::parse(&config.target)?;
+        let tasks = Tasks::new();
+        let load_tls = |section, config| -> Result<Option<ServerTls>> {
+            let tls = ServerTls::load(section, config, &server.tls_policy())?;
+            if let Some(tls) = &tls {
+                tls.watch(&tasks, server.tls_reload_period);
+            }
+            Ok(tls)
+        };
         let http = Server::bind(
             "http",
             &server.http_listen_address,
             server.http_listen_port,
             "--listen or server.http_listen_port",
         )
-        .await?;
+        .await?
+        .with_tls(load_tls(config::HTTP_TLS, &server.http_tls_config)?);
         let mut grpc = None;
         if !targets.is_all() || config.is_clustered() {
             let setting = "server.grpc_listen_port";
-            grpc = Some(
-                Server::bind("grpc", &server.grpc_listen_address, server.grpc_listen_port, setting).await?,
-            );
+            let bound =
+                Server::bind("grpc", &server.grpc_listen_address, server.grpc_listen_port, setting).await?;
+            grpc = Some(bound.with_tls(load_tls(config::GRPC_TLS, &server.grpc_tls_config)?));
         }
         let metrics = ServerMetrics::new(registry)?;
         let router = Arc::new(OnceLock::new());
@@ -170,7 +180,7 @@ impl Node {
         let drain = server.graceful_shutdown_timeout;
         let address = http.address();
         let http = serve(http, gate, limits, &metrics, drain);
-        let (tasks, roles, ending, grpc_serving) = (Tasks::new(), None, None, None);
+        let (roles, ending, grpc_serving) = (None, None, None);
         Ok(Self { process, metrics, tasks, address, http, grpc, grpc_serving, router, roles, ending, drain })
     }
 
@@ -188,15 +198,21 @@ impl Node {
         let auth = Auth::load(&config.auth).context("auth.file")?;
         match &auth {
             Some(auth) => auth.clone().watch(&self.tasks),
-            None if !self.address.ip().is_loopback() => tracing::warn!(
-                address = %self.address,
-                "everybody who reaches this address may read and write; set auth.file, or put a proxy before it"
-            ),
+            None if !self.address.ip().is_loopback() && !server.http_tls_config.requires_certificates() => {
+                tracing::warn!(
+                    address = %self.address,
+                    "everybody who reaches this address may read and write; set auth.file, or put a proxy before it"
+                )
+            }
             None => {}
+        }
+        let client_tls = ClientTls::load(config::CLIENT_TLS, &config.ingester_client.grpc_client_config)?;
+        if let Some(tls) = &client_tls {
+            tls.watch(&self.tasks, server.tls_reload_period);
         }
         limits.clone().watch(&self.tasks, config.runtime_config.period);
         let http_port = self.address.port();
-        let roles = Roles::start(&config, http_port, limits.clone(), &registry, &self.tasks).await?;
+        let roles = Roles::start(&config, http_port, client_tls, limits.clone(), &registry, &self.tasks).await?;
         if let Some(ingester) = &roles.ingester {
             self.process.set_ingester(ingester.clone());
         }
@@ -276,7 +292,7 @@ fn serve(
     drain: Duration,
 ) -> Serving {
     let address: SocketAddr = server.address();
-    tracing::info!(protocol = server.protocol(), %address, "listening");
+    tracing::info!(protocol = server.protocol(), tls = server.has_tls().then_some(true), %address, "listening");
     let stop = CancellationToken::new();
     let done = tokio::spawn(server.serve(router, limits, metrics.clone(), stop.clone(), drain));
     Serving { stop, done }

@@ -167,7 +167,7 @@ fn a_part_of_the_roles_is_served_over_grpc() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let connection =
-            Connection::new(&address, &ClientConfig::default(), MessageLimits::default()).unwrap();
+            Connection::new(&address, &ClientConfig::default(), MessageLimits::default(), None).unwrap();
         let tenant = skald_model::TenantId::new("fake").unwrap();
         DistributorClient::new(connection).push(&tenant, push).await.unwrap();
     });

@@ -7,7 +7,6 @@
 mod check;
 mod ledger;
 mod pusher;
-mod store;
 mod workload;
 
 use std::path::PathBuf;
@@ -24,6 +23,7 @@ use self::pusher::Shared;
 use self::workload::Workload;
 use crate::python::{self, Reader};
 use crate::random::Random;
+use crate::seaweed::Seaweed;
 use crate::server::{Server, Setup};
 use crate::{table_test, workspace};
 
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let binary = workspace::release_binary(args.binary.as_deref())?;
     let directory =
         tempfile::Builder::new().prefix("skald-crash-").tempdir().context("no temporary directory")?;
-    let store = if args.s3 { Some(store::Seaweed::start(&directory.path().join("weed"))?) } else { None };
+    let store = if args.s3 { Some(Seaweed::start(&directory.path().join("weed"))?) } else { None };
     let mut setup = Setup::new(&binary, directory.path(), &config(store.as_ref()))?;
     if args.faults {
         let faults = format!("seed:{seed},error:0.05,lost:0.05,slow:0.05,torn:0.02");
@@ -292,8 +292,8 @@ fn fail_on(violations: &[String]) -> Result<()> {
 }
 
 /// Small segments and short intervals, so that every part of the server works often.
-fn config(store: Option<&store::Seaweed>) -> String {
-    let storage = store.map(store::Seaweed::config).unwrap_or_default();
+fn config(store: Option<&Seaweed>) -> String {
+    let storage = store.map(Seaweed::config).unwrap_or_default();
     format!(
         "\
 auth_enabled: false

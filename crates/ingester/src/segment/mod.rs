@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 use skald_model::time::{DAY, day_of};
 use skald_model::volume::metadata_text_bytes;
 use skald_model::{
-    Batch, Digest, EntryHash, EntryRef, Labels, LabelsRef, PushStamp, StreamId, TimeRange, Timestamp,
+    Batch, Digest, EntryHash, EntryRef, Labels, LabelsRef, PushId, PushStamp, StreamId, TimeRange, Timestamp,
 };
 
 use crate::memory::Reservation;
@@ -72,6 +72,8 @@ pub struct Segment {
     entries: u64,
     /// Whether the streams' digests are kept, which costs a hash for each entry.
     digests: bool,
+    /// Pushes that brought nothing new, with their streams; remembered only with digests.
+    repeated: Vec<(PushId, Vec<StreamId>)>,
 }
 
 /// What an insertion did.
@@ -248,6 +250,11 @@ impl Segment {
         if inserted.entries == 0 {
             // Nothing points to it.
             Arc::make_mut(&mut self.batches).0.pop();
+            if self.digests
+                && let Some(push) = held.stamp.push().filter(|_| !held.stamp.partial)
+            {
+                self.repeated.push((push, held.batch.streams.iter().map(|s| s.id).collect()));
+            }
         } else {
             self.memory_bytes += held.reservation.bytes();
         }
@@ -289,7 +296,60 @@ impl Segment {
             memory_bytes: self.memory_bytes,
             entries: self.entries,
             digests: self.digests,
+            repeated: Vec::new(),
         }
+    }
+
+    /// Some of the streams, each with the rows of some batches: numbers, sorted. Nothing of the lines is copied.
+    pub fn only(&self, selection: &[(u32, Vec<u32>)]) -> Segment {
+        let mut part = Segment::new(self.digests);
+        part.batches = self.batches.clone();
+        (part.lsns, part.seconds) = (self.lsns, self.seconds);
+        for (number, batches) in selection {
+            let stream = &self.streams[*number as usize];
+            let kept = |row: &&Row| batches.binary_search(&row.batch).is_ok();
+            let rows: Vec<Row> = stream.rows.iter().filter(kept).copied().collect();
+            part.add_rows(stream, rows);
+        }
+        part
+    }
+
+    /// The streams with these numbers, whole.
+    pub fn with_streams(&self, numbers: impl IntoIterator<Item = u32>) -> Segment {
+        let mut part = Segment { memory_bytes: self.memory_bytes, ..Segment::new(self.digests) };
+        part.batches = self.batches.clone();
+        (part.lsns, part.seconds) = (self.lsns, self.seconds);
+        for number in numbers {
+            let stream = &self.streams[number as usize];
+            part.entries += stream.rows.len() as u64;
+            part.streams.push(stream.frozen());
+        }
+        part
+    }
+
+    /// Adds `rows` as those of a stream like `stream`. Nothing is added for no rows.
+    fn add_rows(&mut self, stream: &StreamRows, rows: Vec<Row>) {
+        if rows.is_empty() {
+            return;
+        }
+        let (at, _) = self.stream(stream.id, &stream.labels);
+        let to = &mut self.streams[at];
+        if rows.len() == stream.rows.len() {
+            *to = StreamRows { collision: to.collision, ..stream.frozen() };
+        } else {
+            to.bytes = rows.iter().map(|r| self.batches.line_len(r)).sum();
+            to.metadata_bytes = rows.iter().map(|r| self.batches.metadata_text_len(r)).sum();
+            if self.digests {
+                rows.iter().for_each(|r| to.digest.add(self.batches.identity(r)));
+            }
+            to.rows = Arc::new(rows);
+        }
+        self.entries += to.rows.len() as u64;
+    }
+
+    /// Pushes that brought nothing new, with their streams.
+    pub(crate) fn repeated(&self) -> &[(PushId, Vec<StreamId>)] {
+        &self.repeated
     }
 
     /// The same entries without those of log records up to `lsn`, which the table turned out to have.
@@ -302,17 +362,7 @@ impl Segment {
         rest.lsns = self.lsns.filter(|l| l.1 > lsn).map(|l| (l.0.max(lsn + 1), l.1));
         for stream in &self.streams {
             let rows: Vec<Row> = stream.rows.iter().filter(kept).copied().collect();
-            if rows.is_empty() {
-                continue;
-            }
-            let (at, _) = rest.stream(stream.id, &stream.labels);
-            rest.streams[at].bytes = rows.iter().map(|r| self.batches.line_len(r)).sum();
-            rest.streams[at].metadata_bytes = rows.iter().map(|r| self.batches.metadata_text_len(r)).sum();
-            if self.digests {
-                rows.iter().for_each(|r| rest.streams[at].digest.add(self.batches.identity(r)));
-            }
-            rest.entries += rows.len() as u64;
-            rest.streams[at].rows = Arc::new(rows);
+            rest.add_rows(stream, rows);
         }
         rest
     }

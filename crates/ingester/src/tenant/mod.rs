@@ -17,10 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use skald_model::{Batch, Error, Kind, Result, TenantId, Timestamp};
+use skald_model::{Batch, Error, Kind, Result, StreamId, TenantId, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::replicas::pending::Selection;
+use crate::replicas::{Copies, Lists, Patience, Pending};
 use crate::segment::{HeldBatch, Inserted, Segment};
 use crate::table::{Part, Standing};
 use crate::wal::Lsn;
@@ -85,6 +87,11 @@ pub(crate) struct State {
     window: Window,
     /// The newest table version at which something was released; `None` while nobody has asked.
     released: Option<i64>,
+    /// Whether others keep the tenant's streams, too.
+    shared: bool,
+    lists: Lists,
+    /// Everything up to here was released.
+    covered: Option<Lsn>,
     /// Waits for or is in a flush.
     scheduled: bool,
     retry_at: Option<Instant>,
@@ -106,6 +113,53 @@ pub(crate) struct Sealed {
     first_try: Option<Timestamp>,
     /// The table version that the commit under way began on.
     committing: Option<i64>,
+    /// Where several keep the streams.
+    copies: Option<Shared>,
+}
+
+/// What there is to know of a sealed segment whose streams others keep, too.
+#[derive(Debug)]
+struct Shared {
+    pending: Pending,
+    /// The number of the first list of a block that `pending` has not been told.
+    next_list: u64,
+    /// The streams of which the table lacks something, unless it lacks all.
+    visible: Option<Arc<Segment>>,
+    sealed_at: Timestamp,
+    /// Somebody waits for it.
+    hurried: bool,
+}
+
+impl Shared {
+    fn new(segment: &Segment, sealed_at: Timestamp, hurried: bool) -> Self {
+        let pending = Pending::all_of(segment);
+        Self { pending, next_list: 0, visible: None, sealed_at, hurried }
+    }
+}
+
+/// A part of a sealed segment that is due to be written.
+#[derive(Debug)]
+pub(crate) struct DueCopies {
+    pub(crate) copies: Copies,
+    /// Streams that were another's to write.
+    pub(crate) taken_over: usize,
+    selection: Selection,
+    /// The last LSN of the segment.
+    last: Lsn,
+}
+
+impl Sealed {
+    /// What queries see of it.
+    fn visible(&self) -> &Arc<Segment> {
+        self.copies.as_ref().and_then(|c| c.visible.as_ref()).unwrap_or(&self.segment)
+    }
+
+    /// Counts the names under which it was tried to be written for too long.
+    fn attempt(&mut self, now: Timestamp, abandon_after: Duration) -> u32 {
+        let first_try = *self.first_try.get_or_insert(now);
+        let tried_for = now.saturating_sub(first_try).max(0) as u128;
+        u32::try_from(tried_for / abandon_after.as_nanos().max(1)).unwrap_or(u32::MAX)
+    }
 }
 
 /// What a query sees of memory.
@@ -126,13 +180,17 @@ pub(crate) struct Released {
 }
 
 impl Tenant {
-    pub(crate) fn new(id: TenantId, now: Timestamp) -> Self {
+    /// A tenant without entries. `shared` if others keep its streams, too.
+    pub(crate) fn new(id: TenantId, now: Timestamp, shared: bool) -> Self {
         let state = State {
-            active: Segment::default(),
+            active: Segment::new(shared),
             active_since: now,
             sealed: VecDeque::new(),
             window: Window::default(),
             released: None,
+            shared,
+            lists: Lists::default(),
+            covered: None,
             scheduled: false,
             retry_at: None,
             failures: 0,
@@ -208,13 +266,23 @@ impl State {
     }
 
     /// Seals the growing segment. Returns its bytes, or `None` if there is nothing in it.
-    pub(crate) fn seal(&mut self, reason: SealReason) -> Option<usize> {
+    pub(crate) fn seal(&mut self, reason: SealReason, now: Timestamp) -> Option<usize> {
         if self.active.is_empty() {
             return None;
         }
-        let segment = Arc::new(std::mem::take(&mut self.active));
+        let segment = Arc::new(std::mem::replace(&mut self.active, Segment::new(self.shared)));
         let (chunks, bytes) = (segment.streams().len(), segment.memory_bytes());
-        self.sealed.push_back(Sealed { segment, reason, chunks, bytes, first_try: None, committing: None });
+        let hurried = reason == SealReason::Forced;
+        let copies = self.shared.then(|| Shared::new(&segment, now, hurried));
+        self.sealed.push_back(Sealed {
+            segment,
+            reason,
+            chunks,
+            bytes,
+            first_try: None,
+            committing: None,
+            copies,
+        });
         Some(bytes)
     }
 
@@ -233,15 +301,118 @@ impl State {
     /// Lets a flush that waits after a failure come at once.
     pub(crate) fn hurry(&mut self) {
         self.retry_at = None;
+        self.sealed.iter_mut().filter_map(|s| s.copies.as_mut()).for_each(|c| c.hurried = true);
+    }
+
+    /// The flush has come as far as it could and goes on at `at`.
+    pub(crate) fn flush_waits(&mut self, at: Instant) {
+        self.scheduled = false;
+        self.failures = 0;
+        self.retry_at = Some(at);
+    }
+
+    /// Begins a look at what the table lists: since which second it is of interest, and what is known already. `None` if
+    /// nothing waits for the table.
+    pub(crate) fn begin_look(&mut self) -> Option<(i64, Lists)> {
+        self.sealed.front()?;
+        Some((self.oldest_second()?, std::mem::take(&mut self.lists)))
+    }
+
+    /// Ends a look.
+    pub(crate) fn keep_lists(&mut self, lists: Lists) {
+        self.lists = lists;
+    }
+
+    /// Takes over what the lists of blocks say that the table has at `version`.
+    pub(crate) fn settle_listed(&mut self, version: i64) -> Released {
+        for sealed in &mut self.sealed {
+            let Some(copies) = &mut sealed.copies else { continue };
+            let (lists, next) = self.lists.since(copies.next_list);
+            lists.for_each(|list| copies.pending.cover(list));
+            copies.next_list = next;
+        }
+        let released = self.release_covered(version);
+        self.lists.forget_before(self.oldest_second().unwrap_or(i64::MAX));
+        released
+    }
+
+    /// What is to be written next: `ranks` tells this ingester's place among the replicas of each stream.
+    pub(crate) fn next_copies(
+        &mut self,
+        now: Timestamp,
+        ranks: &dyn Fn(StreamId) -> usize,
+        patience: Patience,
+        abandon_after: Duration,
+    ) -> Option<DueCopies> {
+        for sealed in &mut self.sealed {
+            let Some(copies) = &sealed.copies else { continue };
+            let waited = now.saturating_sub(copies.sealed_at);
+            let due = |stream| waited >= patience.after(ranks(stream), copies.hurried);
+            let selection = copies.pending.select(due);
+            let Some((_, last)) = sealed.segment.lsns().filter(|_| !selection.is_empty()) else { continue };
+            let id = |number: u32| sealed.segment.streams()[number as usize].id;
+            let taken_over = selection.iter().filter(|(number, _)| ranks(id(*number)) > 0).count();
+            let attempt = sealed.attempt(now, abandon_after);
+            let copies = Copies::new(&sealed.segment, &selection, attempt);
+            return Some(DueCopies { copies, taken_over, selection, last });
+        }
+        None
+    }
+
+    /// The table has these copies at `version`.
+    pub(crate) fn settle_written(&mut self, written: &DueCopies, version: i64) -> Released {
+        let is_it = |s: &&mut Sealed| s.segment.lsns().is_some_and(|(_, last)| last == written.last);
+        if let Some(sealed) = self.sealed.iter_mut().find(is_it) {
+            sealed.first_try = None;
+            if let Some(copies) = &mut sealed.copies {
+                copies.pending.cover_selection(&written.selection);
+            }
+        }
+        self.release_covered(version)
+    }
+
+    /// Lets go of what the table has at `version`, from the front; what lies behind is no longer shown.
+    fn release_covered(&mut self, version: i64) -> Released {
+        let mut released = Released::default();
+        let mut hidden = false;
+        for sealed in &mut self.sealed {
+            let Some(copies) = &mut sealed.copies else { continue };
+            let shown = copies.visible.as_ref().unwrap_or(&sealed.segment).streams().len();
+            if copies.pending.left() < shown {
+                let open = copies.pending.open_streams();
+                copies.visible = Some(Arc::new(sealed.segment.with_streams(open)));
+                hidden = true;
+            }
+        }
+        let done = |s: &Sealed| s.copies.as_ref().is_some_and(|c| c.pending.is_done());
+        while self.sealed.front().is_some_and(done) {
+            released.segments.extend(self.sealed.pop_front());
+        }
+        if let Some(last) = released.segments.last().and_then(|s| s.segment.lsns()) {
+            released.covered = Some(last.1);
+            self.covered = Some(last.1);
+        }
+        if hidden || !released.segments.is_empty() {
+            self.released = Some(version.max(self.released.unwrap_or(version)));
+        }
+        released
+    }
+
+    /// How long ago the oldest sealed segment was sealed.
+    pub(crate) fn sealed_age(&self, now: Timestamp) -> Option<Duration> {
+        let sealed_at = self.sealed.front()?.copies.as_ref()?.sealed_at;
+        Some(Duration::from_nanos(now.saturating_sub(sealed_at).max(0) as u64))
+    }
+
+    /// How far everything that was given to this ingester is in the table, as far as it knows.
+    pub(crate) fn covered(&self) -> Option<Lsn> {
+        self.covered
     }
 
     /// The oldest sealed segment for a flush.
     pub(crate) fn next_part(&mut self, now: Timestamp, abandon_after: Duration) -> Option<Part> {
         let front = self.sealed.front_mut()?;
-        let first_try = *front.first_try.get_or_insert(now);
-        let tried_for = now.saturating_sub(first_try).max(0) as u128;
-        let attempt = tried_for / abandon_after.as_nanos().max(1);
-        Some(Part { segment: front.segment.clone(), attempt: u32::try_from(attempt).unwrap_or(u32::MAX) })
+        Some(Part { attempt: front.attempt(now, abandon_after), segment: front.segment.clone() })
     }
 
     /// A commit of the oldest sealed segment begins, on top of table version `base`.
@@ -283,7 +454,7 @@ impl State {
         if self.sealed.front().is_some_and(in_doubt) {
             return Ok(Cut::Unsettled);
         }
-        let mut segments: Vec<_> = self.sealed.iter().map(|s| s.segment.clone()).collect();
+        let mut segments: Vec<_> = self.sealed.iter().map(|s| s.visible().clone()).collect();
         if !self.active.is_empty() {
             segments.push(Arc::new(self.active.frozen()));
         }
@@ -309,6 +480,9 @@ impl State {
                 && let Some(rest) = partly(&front.segment)
             {
                 front.segment = Arc::new(rest);
+                if let Some(copies) = &mut front.copies {
+                    *copies = Shared::new(&front.segment, copies.sealed_at, copies.hurried);
+                }
                 trimmed = true;
             } else if self.sealed.is_empty()
                 && let Some(rest) = partly(&self.active)
@@ -317,6 +491,7 @@ impl State {
                 trimmed = true;
             }
             released.covered = Some(committed);
+            self.covered = self.covered.max(Some(committed));
         }
         if trimmed || !released.segments.is_empty() || self.released.is_none() {
             self.released = Some(standing.version.max(self.released.unwrap_or(standing.version)));

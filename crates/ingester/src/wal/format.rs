@@ -162,7 +162,7 @@ mod tests {
         #[test]
         fn payloads_round_trip_and_cut_ones_do_not_panic(n in any::<[u64; 2]>(), second in any::<i64>(), cut in 0usize..40) {
             let tenant = TenantId::new("team-a").unwrap();
-            let stamp = PushStamp { origin: n[0], sequence: n[1], second };
+            let stamp = PushStamp { origin: n[0], sequence: n[1] >> 1, second, partial: n[1] & 1 == 1 };
             let mut bytes = encode_prefix(&tenant, &stamp);
             bytes.extend_from_slice(b"batch");
             let bytes = Bytes::from(bytes);

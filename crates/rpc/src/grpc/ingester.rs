@@ -42,7 +42,7 @@ impl IngesterClient {
 impl Ingester for IngesterClient {
     async fn push(&self, push: IngesterPush) -> Result<()> {
         let deadline = self.connection.config.remote_timeout;
-        let IngesterPush { tenant, stamp: PushStamp { origin, sequence, second }, batch } = push;
+        let IngesterPush { tenant, stamp: PushStamp { origin, sequence, second, partial: _ }, batch } = push;
         let message = proto::IngesterPushRequest {
             tenant: tenant.as_str().to_owned(),
             stamp: Some(proto::PushStamp { origin, sequence, second }),
@@ -168,7 +168,7 @@ impl ingester_server::Ingester for Adapter {
             let batch = batch.ok_or_else(|| Error::invalid("the request has no batch"))?.into_batch()?;
             let proto::PushStamp { origin, sequence, second } =
                 stamp.ok_or_else(|| Error::invalid("the request has no stamp"))?;
-            let stamp = PushStamp { origin, sequence, second };
+            let stamp = PushStamp { origin, sequence, second, partial: false };
             self.0.push(IngesterPush { tenant, stamp, batch: Arc::new(batch) }).await
         };
         stored.await.map(|()| Response::new(proto::IngesterPushResponse {})).map_err(to_status)

@@ -8,6 +8,9 @@
 //!
 //! The wire format is `proto/skald/v1`; its compatibility promise stands there.
 
+#[cfg(test)]
+#[path = "../../../runtime/src/tls/authority.rs"]
+mod authority;
 mod batch;
 mod chunks;
 mod convert;
@@ -21,6 +24,7 @@ mod querier;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod volumes;
 
 use std::future::Future;
@@ -31,6 +35,8 @@ use serde::{Deserialize, Serialize};
 use skald_model::{Error, Kind, Result};
 use skald_runtime::grpc::{MAX_HEADER_BYTES, MessageLimits};
 use skald_runtime::telemetry::propagation::{TRACEPARENT, current_traceparent};
+use skald_runtime::tls::ClientTls;
+use tonic::codegen::http::Uri;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -86,13 +92,21 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection to `peer` (`host:port`). Nothing is sent before the first call.
+    /// A connection to `peer` (`host:port`), over TLS if there is any. Nothing is sent before the first call.
     ///
     /// # Errors
     /// When `peer` is no address.
-    pub fn new(peer: &str, config: &ClientConfig, limits: MessageLimits) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{peer}"))
-            .map_err(|e| Error::invalid(format!("{peer:?} is not an address for gRPC: {e}")))?
+    pub fn new(
+        peer: &str,
+        config: &ClientConfig,
+        limits: MessageLimits,
+        tls: Option<&ClientTls>,
+    ) -> Result<Self> {
+        let uri = |scheme: &str| {
+            Uri::try_from(format!("{scheme}://{peer}"))
+                .map_err(|e| Error::invalid(format!("{peer:?} is not an address for gRPC: {e}")))
+        };
+        let endpoint = Endpoint::from(uri("http")?)
             .connect_timeout(config.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
@@ -100,12 +114,11 @@ impl Connection {
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
             .http2_max_header_list_size(MAX_HEADER_BYTES);
-        Ok(Self {
-            channel: endpoint.connect_lazy(),
-            peer: peer.into(),
-            config: Arc::new(config.clone()),
-            limits,
-        })
+        let channel = match tls {
+            None => endpoint.connect_lazy(),
+            Some(tls) => tls::channel(endpoint, uri("https")?, tls.clone()),
+        };
+        Ok(Self { channel, peer: peer.into(), config: Arc::new(config.clone()), limits })
     }
 
     /// The peer's address as it was given.

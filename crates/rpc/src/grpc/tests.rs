@@ -392,7 +392,7 @@ fn instant_query(query: &str) -> InstantQuery {
 async fn serve(fake: Arc<Fake>, config: &ClientConfig) -> (Connection, tokio_util::sync::DropGuard) {
     let server = Server::bind("grpc", "127.0.0.1", 0, "server.grpc_listen_port").await.unwrap();
     let connection =
-        Connection::new(&server.address().to_string(), config, MessageLimits::default()).unwrap();
+        Connection::new(&server.address().to_string(), config, MessageLimits::default(), None).unwrap();
     let services = Services {
         distributor: Some(fake.clone()),
         ingester: Some(fake.clone()),
@@ -462,7 +462,7 @@ async fn the_ingester_answers_the_same_across_the_wire() {
     let client = IngesterClient::new(connection);
     let push = IngesterPush {
         tenant: tenant(),
-        stamp: PushStamp { origin: u64::MAX, sequence: 1, second: -3 },
+        stamp: PushStamp { origin: u64::MAX, sequence: 1, second: -3, partial: false },
         batch: Arc::new(batch()),
     };
     let streams = StreamsRequest { tenant: tenant(), version: 5, range: TimeRange::ALL, selectors: vec![] };
@@ -564,7 +564,8 @@ async fn a_peer_that_is_not_there_is_unavailable_and_named() {
     let server = Server::bind("grpc", "127.0.0.1", 0, "x").await.unwrap();
     let peer = server.address().to_string();
     drop(server);
-    let connection = Connection::new(&peer, &ClientConfig::default(), MessageLimits::default()).unwrap();
+    let connection =
+        Connection::new(&peer, &ClientConfig::default(), MessageLimits::default(), None).unwrap();
     let error = Ingester::flush(&IngesterClient::new(connection), None).await.unwrap_err();
     assert_eq!(error.kind, Kind::Unavailable);
     assert!(error.message.contains(&peer), "{error}");
@@ -582,7 +583,7 @@ async fn calls_end_at_their_deadline() {
     let server = Server::bind("grpc", "127.0.0.1", 0, "x").await.unwrap();
     let config = ClientConfig { remote_timeout: Duration::from_millis(30), ..ClientConfig::default() };
     let connection =
-        Connection::new(&server.address().to_string(), &config, MessageLimits::default()).unwrap();
+        Connection::new(&server.address().to_string(), &config, MessageLimits::default(), None).unwrap();
     let services = Services { distributor: Some(Arc::new(Stuck)), ..Services::default() };
     let router = skald_runtime::grpc::router(services.into_routes(MessageLimits::default()));
     let metrics = ServerMetrics::new(&Registry::new()).unwrap();

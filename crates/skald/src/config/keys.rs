@@ -93,7 +93,7 @@ impl Found<'_> {
     fn walk(&mut self, map: &mut Map<String, Value>, defaults: &Value, parent: &str) {
         map.retain(|key, value| {
             let path = if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") };
-            let empty = value.as_object().is_some_and(Map::is_empty);
+            let empty = value.as_object().is_some_and(Map::is_empty) || value == "";
             if let Some(reason) = LOKI_KEYS.refusal(&path) {
                 if !empty {
                     self.wrong.push(format!("{path}: {reason}"));

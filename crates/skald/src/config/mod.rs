@@ -18,13 +18,19 @@ use figment::Figment;
 use figment::providers::Serialized;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use skald_runtime::tls::TlsError;
 
 use layer::Layer;
 pub(crate) use limits::LimitsSection;
 pub(crate) use overrides::{Overrides, Shown};
 pub(crate) use sections::{
-    Common, DistributorSection, FrontendSection, QuerierSection, RuntimeConfig, Server,
+    Common, DistributorSection, FrontendSection, IngesterClientSection, QuerierSection, RuntimeConfig, Server,
 };
+
+/// Sections about TLS, as errors name them.
+pub(crate) const HTTP_TLS: &str = "server.http_tls_config";
+pub(crate) const GRPC_TLS: &str = "server.grpc_tls_config";
+pub(crate) const CLIENT_TLS: &str = "ingester_client.grpc_client_config";
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,8 +52,7 @@ pub(crate) struct Config {
     pub(crate) runtime_config: RuntimeConfig,
     pub(crate) distributor: DistributorSection,
     pub(crate) ingester: skald_ingester::Config,
-    /// Calls to ingesters and queriers in other processes.
-    pub(crate) ingester_client: skald_rpc::grpc::ClientConfig,
+    pub(crate) ingester_client: IngesterClientSection,
     pub(crate) pattern_ingester: skald_ingester::patterns::Config,
     pub(crate) querier: QuerierSection,
     pub(crate) frontend: FrontendSection,
@@ -73,7 +78,7 @@ impl Default for Config {
             runtime_config: RuntimeConfig::default(),
             distributor: DistributorSection::default(),
             ingester,
-            ingester_client: skald_rpc::grpc::ClientConfig::default(),
+            ingester_client: IngesterClientSection::default(),
             pattern_ingester: skald_ingester::patterns::Config::default(),
             querier: QuerierSection::default(),
             frontend: FrontendSection::default(),
@@ -222,8 +227,17 @@ impl Config {
                 self.tracing.sample_ratio
             ));
         }
+        self.validate_tls().map_err(|e| Error(e.to_string()))?;
         self.memberlist.validate().map_err(Error)?;
         self.common.storage.validate().map_err(Error)
+    }
+
+    /// Looks at no file, so that a configuration can be checked elsewhere than where it is used.
+    fn validate_tls(&self) -> Result<(), TlsError> {
+        self.server.http_tls_config.validate(HTTP_TLS)?;
+        self.server.grpc_tls_config.validate(GRPC_TLS)?;
+        self.server.tls_policy().validate()?;
+        self.ingester_client.grpc_client_config.validate(CLIENT_TLS)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use skald_runtime::telemetry::Format;
+use skald_runtime::tls::{ClientTlsConfig, MinVersion, ServerTlsConfig, TlsPolicy};
 use skald_storage::store::{AzureConfig, FilesystemConfig, GcsConfig, S3Config, StoreConfig};
 
 /// `server`
@@ -34,6 +35,17 @@ pub(crate) struct Server {
     pub(crate) grpc_server_max_send_msg_size: usize,
     /// Most calls at a time on one connection; 0 is no limit.
     pub(crate) grpc_server_max_concurrent_streams: u32,
+    /// Certificates of the HTTP server; without any it speaks plain HTTP.
+    pub(crate) http_tls_config: ServerTlsConfig,
+    /// Certificates of the gRPC server.
+    pub(crate) grpc_tls_config: ServerTlsConfig,
+    /// `VersionTLS12` or `VersionTLS13`.
+    pub(crate) tls_min_version: MinVersion,
+    /// The ciphers of TLS 1.2 by Go's names, with commas; all if it is not set.
+    pub(crate) tls_cipher_suites: String,
+    /// How often files of certificates are looked at for changes, those of the calls to other processes too.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) tls_reload_period: Duration,
     /// How long open requests may take at shutdown.
     #[serde(with = "skald_runtime::units::duration")]
     pub(crate) graceful_shutdown_timeout: Duration,
@@ -57,11 +69,33 @@ impl Default for Server {
             grpc_server_max_recv_msg_size: 100 << 20,
             grpc_server_max_send_msg_size: 100 << 20,
             grpc_server_max_concurrent_streams: 1_000,
+            http_tls_config: ServerTlsConfig::default(),
+            grpc_tls_config: ServerTlsConfig::default(),
+            tls_min_version: MinVersion::default(),
+            tls_cipher_suites: String::new(),
+            tls_reload_period: Duration::from_secs(10),
             graceful_shutdown_timeout: Duration::from_secs(30),
             log_level: "info".into(),
             log_format: Format::Logfmt,
         }
     }
+}
+
+impl Server {
+    pub(crate) fn tls_policy(&self) -> TlsPolicy {
+        TlsPolicy { min_version: self.tls_min_version, cipher_suites: self.tls_cipher_suites.clone() }
+    }
+}
+
+/// `ingester_client`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct IngesterClientSection {
+    /// How long calls to ingesters and queriers in other processes may take.
+    #[serde(flatten)]
+    pub(crate) calls: skald_rpc::grpc::ClientConfig,
+    /// TLS of all calls to other processes of Skald, whatever their role. Loki has one such section for each role.
+    pub(crate) grpc_client_config: ClientTlsConfig,
 }
 
 /// `common`

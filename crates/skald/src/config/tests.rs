@@ -141,10 +141,56 @@ fn wrong_values_are_named_with_what_is_expected() {
 
 #[test]
 fn what_would_be_worse_without_is_refused() {
-    check_error("server: {http_tls_config: {cert_file: x}}", &["server.http_tls_config", "TLS"]);
     check_error("common: {storage: {s3: {bucketnames: b, sse: {type: SSE-S3}}}}", &["encryption"]);
     check_error("common: {storage: {swift: {container_name: b}}}", &["filesystem, s3, gcs or azure"]);
+    let key = "server: {http_tls_config: {cert_file: a, key_file: b, key: 'secret'}}";
+    check_error(key, &["server.http_tls_config.key:", "key_file"]);
+}
+
+#[test]
+fn tls_is_asked_for_by_the_names_of_loki() {
+    let Loaded { config, unused, .. } = load_text(
+        "server:
+  tls_min_version: VersionTLS13
+  tls_cipher_suites: ''
+  http_tls_config: {cert_file: a, key_file: b, cert: '', client_auth_type: ''}
+  grpc_tls_config: {cert_file: a, key_file: b, client_auth_type: RequireAndVerifyClientCert, client_ca_file: c}
+ingester_client:
+  remote_timeout: 5s
+  grpc_client_config: {tls_enabled: true, tls_ca_path: c, tls_cert_path: a, tls_key_path: b, grpc_compression: snappy}
+frontend_worker:
+  grpc_client_config: {tls_enabled: true}",
+    )
+    .unwrap();
+    assert!(config.server.http_tls_config.is_on() && config.server.grpc_tls_config.requires_certificates());
+    assert!(config.ingester_client.grpc_client_config.tls_enabled);
+    let expected = [
+        "frontend_worker",
+        "ingester_client.grpc_client_config.grpc_compression",
+        "ingester_client.remote_timeout",
+    ];
+    assert_eq!(unused, expected);
     assert!(load_text("server: {http_tls_config: {}}").is_ok());
+}
+
+#[test]
+fn half_of_tls_is_refused() {
+    check_error("server: {http_tls_config: {cert_file: a}}", &["server.http_tls_config.key_file is not set"]);
+    check_error(
+        "server: {grpc_tls_config: {cert_file: a, key_file: b, client_auth_type: RequestClientCert}}",
+        &["server.grpc_tls_config.client_auth_type", "nobody verifies"],
+    );
+    check_error(
+        "server: {http_tls_config: {cert_file: a, key_file: b, client_auth_type: Maybe}}",
+        &["client_auth_type", "Maybe", "RequireAndVerifyClientCert"],
+    );
+    check_error("server: {tls_min_version: VersionSSL30}", &["server.tls_min_version", "VersionTLS12"]);
+    check_error("server: {tls_cipher_suites: TLS_NONE}", &["server.tls_cipher_suites", "TLS_NONE"]);
+    check_error(
+        "ingester_client: {grpc_client_config: {tls_enabled: true, tls_key_path: b}}",
+        &["ingester_client.grpc_client_config.tls_cert_path is not set"],
+    );
+    check_error("ingester_client: {grpc_client_config: {tls_enable: true}}", &["tls_enabled?"]);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use skald_cluster::assembly::{Assembler, Local, Plan};
 use skald_cluster::membership::{Identity, Listening, random_name};
 use skald_cluster::{LifecyclerConfig, Membership, Role, State, Topology, View};
 use skald_runtime::grpc::MessageLimits;
+use skald_runtime::tls::ClientTls;
 use skald_runtime::{CancellationToken, Clock, Tasks};
 use skald_storage::registry::Registration;
 use tokio::sync::watch;
@@ -57,6 +58,7 @@ impl Cluster {
         name: Option<String>,
         http_port: u16,
         register: skald_storage::registry::Registry,
+        tls: Option<ClientTls>,
         clock: Arc<dyn Clock>,
         registry: &Registry,
         tasks: &Tasks,
@@ -99,13 +101,13 @@ impl Cluster {
             receive: config.server.grpc_server_max_recv_msg_size,
             send: config.server.grpc_server_max_send_msg_size,
         };
-        let assembler = Assembler::new(config.ingester_client.clone(), limits, replication_factor);
+        let assembler = Assembler::new(config.ingester_client.calls.clone(), limits, tls, replication_factor);
         let keeper = cluster.clone();
         tasks.spawn("cluster-view", move |token| keeper.keep_view(assembler, token));
         let register = cluster.register.clone();
         tasks.spawn("cluster-register", move |token| register.keep(token));
         if cluster.roles.contains(&Role::Ingester) {
-            let margin = config.ingester.flush_interval * 2 + config.ingester_client.remote_timeout * 3;
+            let margin = config.ingester.flush_interval * 2 + config.ingester_client.calls.remote_timeout * 3;
             let keeper = cluster.clone();
             tasks.spawn("cluster-forget", move |token| keeper.forget_covered(margin, token));
         }

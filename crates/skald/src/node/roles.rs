@@ -16,11 +16,13 @@ use skald_cluster::topology::Member;
 use skald_cluster::{Topology, View};
 use skald_ingester::{Ingester, Instance};
 use skald_ingester::delta::DeltaTable;
+use skald_ingester::replicas::{RingWriters, Writers};
 use skald_model::{TenantId, TenantLimits};
 use skald_model::ring::RingMember;
 use skald_rpc::grpc::Services;
 use skald_rpc::{Distributor, Querier, QueryFrontend};
 use skald_runtime::grpc::MessageLimits;
+use skald_runtime::tls::ClientTls;
 use skald_runtime::{Clock, SystemClock, Tasks};
 use skald_storage::block::BlockOptions;
 use skald_storage::cache::CacheMetrics;
@@ -66,6 +68,7 @@ impl Roles {
     pub(super) async fn start(
         config: &Config,
         http_port: u16,
+        client_tls: Option<ClientTls>,
         limits: Arc<dyn TenantLimits>,
         registry: &Registry,
         tasks: &Tasks,
@@ -130,7 +133,16 @@ impl Roles {
                 name = Some(ingester_config.instance_id.clone());
             }
             let register = skald_storage::registry::Registry::new(catalog.store().clone());
-            let starting = Cluster::start(config, name, http_port, register, clock.clone(), registry, tasks);
+            let starting = Cluster::start(
+                config,
+                name,
+                http_port,
+                register,
+                client_tls,
+                clock.clone(),
+                registry,
+                tasks,
+            );
             cluster = Some(starting.await?);
         }
         let topology = match &cluster {
@@ -143,8 +155,14 @@ impl Roles {
             let open_table = |instance: &skald_ingester::Instance| -> Arc<dyn skald_ingester::table::Table> {
                 Arc::new(DeltaTable::new(catalog.clone(), BlockOptions::default(), instance))
             };
-            let starting =
-                Ingester::start(ingester_config, clock.clone(), limits.clone(), registry, open_table);
+            // Where others keep the same streams, the ring says who writes which.
+            let shared = cluster.is_some() && common.replication_factor > 1;
+            let writers = |instance: &skald_ingester::Instance| -> Option<Arc<dyn Writers>> {
+                let ring = RingWriters { topology: topology.clone(), name: instance.id.clone() };
+                shared.then(|| Arc::new(ring) as Arc<dyn Writers>)
+            };
+            let (clock, limits) = (clock.clone(), limits.clone());
+            let starting = Ingester::start(ingester_config, clock, limits, registry, open_table, writers);
             ingester = Some(Box::pin(starting).await?);
         }
         let QuerierSection { tail_max_duration, tail_buffer_bytes, .. } = querier_config;

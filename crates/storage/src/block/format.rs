@@ -30,6 +30,8 @@ pub const KEY_FILTER: &str = "skald.filter";
 pub const KEY_WORDS: &str = "skald.words";
 /// Footer key: where the sizes of the streams' metadata lie.
 pub const KEY_METADATA: &str = "skald.metadata";
+/// Place of the list of pushes.
+pub const KEY_PUSHES: &str = "skald.pushes";
 
 /// Footer key: checksum of what the page index and the footer tell about pages, see [`PageTableCrc`].
 pub const KEY_PAGES: &str = "skald.pages";

@@ -22,6 +22,7 @@ mod meta;
 mod page;
 mod plan;
 mod predicate;
+mod pushes;
 mod scan;
 mod stream_index;
 mod summary;
@@ -42,6 +43,7 @@ pub use line_filter::{
 pub use meta::{BlockMeta, TAIL_GUESS};
 pub use plan::{ScanPlan, ScanRequest, plan_scan};
 pub use predicate::PreparedPredicate;
+pub use pushes::{PushList, PushesPlace};
 pub use scan::{Row, ScanPart, ScanStats, scan_pages, scan_times};
 pub use stream_index::{StreamIndex, StreamInfo, Totals};
 pub use summary::{BlockSummary, LABEL_VALUES};

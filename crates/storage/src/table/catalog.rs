@@ -11,12 +11,14 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use skald_model::TenantId;
 
-use super::commit::{Committed, FlushCommit, RewriteCommit};
+use super::commit::{Committed, CopiesCommit, FlushCommit, RewriteCommit};
+use super::entry::BlockEntry;
 use super::error::{Error, Result};
 use super::maintain::Maintained;
 use super::metrics::TableMetrics;
 use super::snapshot::Snapshot;
 use super::tenant::TenantTable;
+use crate::block::PushList;
 use crate::store::retry::{Backoff, RetryPolicy};
 
 /// Blocks longer than this are uploaded in parts.
@@ -151,6 +153,25 @@ impl Catalog {
     /// committed already, nothing is done and [`Committed::already`] is set.
     pub async fn commit_flush(&self, tenant: &TenantId, commit: &FlushCommit) -> Result<Committed> {
         self.commit(tenant, commit).await
+    }
+
+    /// Adds blocks that one of several replicas has written. The files must lie in place.
+    ///
+    /// If the table has them all, nothing is done and [`Committed::already`] is set.
+    pub async fn commit_copies(&self, tenant: &TenantId, commit: &CopiesCommit) -> Result<Committed> {
+        self.commit(tenant, commit).await
+    }
+
+    /// The pushes that the entries of a block came with; empty if it does not tell.
+    pub async fn pushes(&self, tenant: &TenantId, block: &BlockEntry) -> Result<PushList> {
+        let Some(place) = &block.origin.pushes else { return Ok(PushList::default()) };
+        let location = self.location(tenant, &block.path);
+        let range = place.offset..place.offset.saturating_add(place.length);
+        let bytes = self.store.get_range(&location, range).await;
+        let bytes = bytes.map_err(|e| self.table(tenant).failed("read the pushes of a block", e))?;
+        let damaged =
+            |e: crate::block::Error| Error::Damaged { table: location.to_string(), reason: e.to_string() };
+        PushList::read(&bytes, place).map_err(damaged)
     }
 
     /// Replaces blocks of the tenant's table by others, or removes them.

@@ -36,6 +36,19 @@ pub struct FlushCommit {
     pub app_version: i64,
 }
 
+/// Adds blocks that one of several replicas has written. Which of them does may change, so there is no order of flushes
+/// to recognise a commit by; its blocks' names do.
+#[derive(Clone, Debug)]
+pub struct CopiesCommit {
+    /// The blocks. Their files lie in place.
+    pub blocks: Vec<NewBlock>,
+    /// Who flushes.
+    pub app_id: String,
+    /// How far everything that it was given is in the table, by whoever, if that is known: the version of its
+    /// application from then on.
+    pub covered: Option<i64>,
+}
+
 /// Replaces or removes blocks.
 #[derive(Clone, Debug)]
 pub struct RewriteCommit {
@@ -106,6 +119,40 @@ impl Intent for FlushCommit {
             adds: self.blocks.iter().map(|b| Arc::new(log::entry_of(b))).collect(),
             removes: Vec::new(),
             txns: vec![(self.app_id.clone(), self.app_version)],
+        };
+        Ok((actions, changes))
+    }
+}
+
+impl Intent for CopiesCommit {
+    fn adds(&self) -> &[NewBlock] {
+        &self.blocks
+    }
+
+    fn base_version(&self) -> i64 {
+        NO_VERSION
+    }
+
+    fn standing(&self, snapshot: &Snapshot) -> Standing {
+        match self.blocks.iter().all(|block| snapshot.block(&block.path).is_some()) {
+            true => Standing::Done,
+            false => Standing::ToDo,
+        }
+    }
+
+    fn write(&self, snapshot: &Snapshot, now_ms: i64) -> serde_json::Result<(Vec<Action>, Changes)> {
+        let blocks = || self.blocks.iter().filter(|block| snapshot.block(&block.path).is_none());
+        let mut actions = vec![log::commit_info(Operation::Flush, now_ms)];
+        for block in blocks() {
+            actions.push(log::add(block, true, now_ms)?);
+        }
+        let covered = self.covered.filter(|c| snapshot.txn(&self.app_id).is_none_or(|known| known < *c));
+        actions.extend(covered.map(|covered| log::txn(&self.app_id, covered, now_ms)));
+        let changes = Changes {
+            version: snapshot.version + 1,
+            adds: blocks().map(|b| Arc::new(log::entry_of(b))).collect(),
+            removes: Vec::new(),
+            txns: covered.map(|covered| (self.app_id.clone(), covered)).into_iter().collect(),
         };
         Ok((actions, changes))
     }

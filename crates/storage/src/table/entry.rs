@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::block::BlockSummary;
+use crate::block::{BlockSummary, PushesPlace};
 
 /// Where a block comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct BlockOrigin {
     /// Who wrote it: an ingester or compactor.
     #[serde(default)]
     pub writer: String,
+    /// Where it lists the pushes that its entries came with, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushes: Option<PushesPlace>,
 }
 
 /// A block that the table holds.
@@ -90,8 +93,14 @@ mod tests {
             label_values: [("app".to_owned(), values(&["", "\"ü"])), ("many".to_owned(), None)].into(),
             ..Default::default()
         };
-        let origin =
-            BlockOrigin { level: 1, received_min: -1, received_max: 9, part: 2, writer: "i-\"1\"".into() };
+        let origin = BlockOrigin {
+            level: 1,
+            received_min: -1,
+            received_max: 9,
+            part: 2,
+            writer: "i-\"1\"".into(),
+            pushes: Some(PushesPlace { offset: 1, length: 2, crc: 3 }),
+        };
         let tag = BlockTag { summary, origin };
         let text = serde_json::to_string(&tag).unwrap();
         let back: BlockTag = serde_json::from_str(&text).unwrap();

@@ -27,7 +27,7 @@ mod snapshot;
 mod tenant;
 
 pub use catalog::{Catalog, CatalogConfig};
-pub use commit::{Committed, FlushCommit, RewriteCommit};
+pub use commit::{Committed, CopiesCommit, FlushCommit, RewriteCommit};
 pub use entry::{BlockEntry, BlockOrigin, NewBlock};
 
 pub use crate::block::BlockSummary;

@@ -14,10 +14,11 @@ use line::LineColumn;
 use super::error::{Error, Result};
 use super::footer::{self, WrittenRowGroup};
 use super::format::{
-    BLOCK_ROWS, KEY_FILTER, KEY_METADATA, KEY_STREAMS, KEY_WORDS, MAGIC, ROW_BYTES, Section,
+    BLOCK_ROWS, KEY_FILTER, KEY_METADATA, KEY_PUSHES, KEY_STREAMS, KEY_WORDS, MAGIC, ROW_BYTES, Section,
 };
 use super::line_filter::{IdFilterBuilder, Masks, WordIndexBuilder};
 use super::page::Compressor;
+use super::pushes::{PushList, PushesPlace};
 use super::stream_index::{BuiltStream, MetadataSizes, StreamIndexBuilder};
 use super::summary::{BlockSummary, LabelValues};
 
@@ -58,6 +59,8 @@ pub struct FinishedBlock<W> {
     pub output: W,
     /// What is in it.
     pub summary: BlockSummary,
+    /// Where the list of pushes lies, if it has one.
+    pub pushes: Option<PushesPlace>,
 }
 
 /// Writes one block: streams in order of labels, then stream id, the rows of each in order of time.
@@ -82,6 +85,7 @@ pub struct BlockWriter<W: Write> {
     rows: u64,
     rows_in_group: usize,
     row_group_rows: usize,
+    pushes: PushList,
 }
 
 /// The stream that rows are being added to.
@@ -126,7 +130,13 @@ impl<W: Write> BlockWriter<W> {
             rows: 0,
             rows_in_group: 0,
             row_group_rows: options.row_group_rows.max(1),
+            pushes: PushList::default(),
         })
+    }
+
+    /// Gives the block a list of pushes.
+    pub fn set_pushes(&mut self, pushes: PushList) {
+        self.pushes = pushes;
     }
 
     /// Begins the next stream. It must come after the one before in the order of labels, then id.
@@ -196,6 +206,16 @@ impl<W: Write> BlockWriter<W> {
     pub fn finish(mut self) -> Result<FinishedBlock<W>> {
         self.end_stream()?;
         self.flush_group()?;
+        let pushes = match self.pushes.is_empty() {
+            true => None,
+            false => {
+                let list = self.pushes.encode()?;
+                self.output.write_all(&list)?;
+                let section = Section::of(&list, self.position);
+                self.position += section.length;
+                Some(section)
+            }
+        };
         let tail_offset = self.position;
         let (streams, totals) = self.index.finish(self.metadata_bytes)?;
         let mut tail = Vec::new();
@@ -214,6 +234,7 @@ impl<W: Write> BlockWriter<W> {
         if let Some(sizes) = self.metadata_sizes.finish() {
             add(KEY_METADATA, sizes);
         }
+        places.extend(pushes.map(|section| (KEY_PUSHES, section)));
         let mut footer = Vec::new();
         footer::write(&mut footer, tail_offset + tail.len() as u64, &self.groups, &places);
         tail.extend_from_slice(&footer);
@@ -230,7 +251,8 @@ impl<W: Write> BlockWriter<W> {
             label_values: self.label_values.finish(),
             digest: totals.digest,
         };
-        Ok(FinishedBlock { output: self.output, summary })
+        let place = |Section { offset, length, crc }| PushesPlace { offset, length, crc };
+        Ok(FinishedBlock { output: self.output, summary, pushes: pushes.map(place) })
     }
 
     /// Streams without rows leave no trace.

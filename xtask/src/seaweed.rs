@@ -89,10 +89,13 @@ impl Seaweed {
 
     /// The block of Skald's configuration that names it.
     pub(crate) fn config(&self) -> String {
+        format!("common:\n{}", self.storage())
+    }
+
+    /// What belongs below `common`.
+    pub(crate) fn storage(&self) -> String {
         format!(
-            "\
-common:
-  storage:
+            "  storage:
     s3:
       endpoint: http://127.0.0.1:{}
       region: us-east-1

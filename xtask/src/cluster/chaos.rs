@@ -1,0 +1,124 @@
+//! What is done to the cluster. One thing at a time, as a quorum of two of three allows, but before the cluster has got
+//! over it completely.
+
+use std::thread::sleep;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::members::{Member, Members};
+use crate::random::Random;
+
+/// Something that is done.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// `kill -9` of an ingester, which comes back after a while.
+    KillIngester,
+    /// An ingester is stopped and goes on later: to the others it is dead, to itself it is not.
+    FreezeIngester,
+    /// SIGTERM of an ingester, which comes back: one step of a rolling restart.
+    RestartIngester,
+    /// One more ingester comes, or it goes again.
+    Scale,
+    KillQuerier,
+    FreezeQuerier,
+    KillDoor,
+}
+
+const ACTS: [(Act, u64); 7] = [
+    (Act::KillIngester, 30),
+    (Act::FreezeIngester, 15),
+    (Act::RestartIngester, 15),
+    (Act::Scale, 15),
+    (Act::KillQuerier, 10),
+    (Act::FreezeQuerier, 5),
+    (Act::KillDoor, 10),
+];
+
+fn choose(random: &mut Random) -> Act {
+    let mut number = random.within(0..ACTS.iter().map(|(_, weight)| weight).sum());
+    for (act, weight) in ACTS {
+        if number < weight {
+            return act;
+        }
+        number -= weight;
+    }
+    Act::KillIngester
+}
+
+/// Does one thing after another until `deadline`.
+pub(super) fn run(members: &mut Members, seed: u64, deadline: Instant) -> Result<()> {
+    let mut random = Random::new(seed, 0xc4a05);
+    let begun = Instant::now();
+    while Instant::now() < deadline {
+        sleep(random.millis(500..4000));
+        let act = choose(&mut random);
+        let name = act_on(members, act, &mut random)?;
+        println!("cluster-test: {:5.1} s {act:?} {name}", begun.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+fn act_on(members: &mut Members, act: Act, random: &mut Random) -> Result<String> {
+    let steady = members.steady;
+    let any = |of: &mut [Member], random: &mut Random| random.within(0..of.len() as u64) as usize;
+    match act {
+        Act::KillIngester => {
+            let member = any(&mut members.ingesters[..steady], random);
+            kill_and_restart(&mut members.ingesters[member], random)
+        }
+        Act::FreezeIngester => {
+            let member = any(&mut members.ingesters[..steady], random);
+            freeze_and_wake(&mut members.ingesters[member], random)
+        }
+        Act::RestartIngester => {
+            let number = any(&mut members.ingesters[..steady], random);
+            let member = &mut members.ingesters[number];
+            member.stop()?;
+            sleep(random.millis(0..2000));
+            member.spawn()?;
+            member.wait_ready()?;
+            Ok(member.name.clone())
+        }
+        Act::Scale => {
+            let member = &mut members.ingesters[steady];
+            if member.is_running()? {
+                member.stop()?;
+                return Ok(format!("{} goes", member.name));
+            }
+            member.spawn()?;
+            member.wait_ready()?;
+            Ok(format!("{} comes", member.name))
+        }
+        Act::KillQuerier => {
+            let member = any(&mut members.queriers, random);
+            kill_and_restart(&mut members.queriers[member], random)
+        }
+        Act::FreezeQuerier => {
+            let member = any(&mut members.queriers, random);
+            freeze_and_wake(&mut members.queriers[member], random)
+        }
+        Act::KillDoor => {
+            let member = any(&mut members.doors, random);
+            kill_and_restart(&mut members.doors[member], random)
+        }
+    }
+}
+
+fn kill_and_restart(member: &mut Member, random: &mut Random) -> Result<String> {
+    member.kill()?;
+    // Sometimes back before anybody has noticed, sometimes long after others have taken over.
+    let absent = if random.percent(50) { random.millis(0..1500) } else { random.millis(4000..15_000) };
+    sleep(absent);
+    member.spawn()?;
+    member.wait_ready()?;
+    Ok(format!("{} (away for {absent:?})", member.name))
+}
+
+fn freeze_and_wake(member: &mut Member, random: &mut Random) -> Result<String> {
+    member.freeze()?;
+    let absent = if random.percent(50) { random.millis(500..3000) } else { random.millis(6000..15_000) };
+    sleep(absent);
+    member.wake()?;
+    Ok(format!("{} (frozen for {absent:?})", member.name))
+}

@@ -1,0 +1,185 @@
+//! A cluster of real processes under chaos: members are killed, stopped, restarted, added and taken away while numbered
+//! entries are pushed and counted. Every acknowledged entry is counted exactly once by every query, and pushes and queries
+//! go on as long as the quorum promises it.
+//!
+//! The plan comes from the seed; what the operating system makes of it does not, so a seed that failed is worth
+//! repeating, not a proof.
+
+mod chaos;
+mod checker;
+mod members;
+mod pusher;
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+
+use self::members::Members;
+use self::pusher::Pushed;
+use crate::python::{self, Reader};
+use crate::seaweed::Seaweed;
+use crate::server::Client;
+use crate::{table_test, workspace};
+
+/// Options of `cluster-test`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How long chaos goes on.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// The plan; a number from the clock if not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Ingesters at the begin; a further one comes and goes.
+    #[arg(long, default_value_t = 3)]
+    ingesters: usize,
+    /// Threads that push.
+    #[arg(long, default_value_t = 4)]
+    pushers: usize,
+    /// Store in a SeaweedFS server (`weed` on the PATH) instead of a directory.
+    #[arg(long)]
+    s3: bool,
+    /// Let the object store fail, be slow and lose answers.
+    #[arg(long)]
+    faults: bool,
+    /// Do nothing to the members.
+    #[arg(long)]
+    calm: bool,
+    /// Keep the directory of the run.
+    #[arg(long)]
+    keep: bool,
+    /// A binary to use instead of building one.
+    #[arg(long)]
+    binary: Option<PathBuf>,
+}
+
+/// What all threads share.
+pub(crate) struct Shared {
+    /// The doors: each takes pushes and answers queries.
+    doors: Vec<Client>,
+    stop: AtomicBool,
+    seed: u64,
+    /// Nanoseconds since the Unix epoch at which the run began.
+    start: i64,
+    pushed: Vec<Pushed>,
+    /// Queries that were answered, and that were not.
+    answered: AtomicU64,
+    unanswered: AtomicU64,
+    findings: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    fn find(&self, text: String) {
+        println!("cluster-test FINDING: {text}");
+        self.findings.lock().expect("no thread panics with the findings locked").push(text);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs the test. True when there are no findings.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
+    let seed = args.seed.unwrap_or(now.as_millis() as u64 % 1_000_000);
+    println!("cluster-test: seed {seed}, {} ingesters, {} s", args.ingesters, args.seconds);
+    let binary = workspace::release_binary(args.binary.as_deref())?;
+    let directory =
+        tempfile::Builder::new().prefix("skald-cluster-").tempdir().context("no temporary directory")?;
+    let store = if args.s3 { Some(Seaweed::start(&directory.path().join("weed"))?) } else { None };
+    let faults = args.faults.then(|| format!("seed:{seed},error:0.03,lost:0.03,slow:0.03"));
+    let mut members = Members::new(&binary, directory.path(), args.ingesters, store.as_ref(), faults)?;
+    members.start_all()?;
+    let shared = Shared {
+        doors: members.doors(),
+        stop: AtomicBool::new(false),
+        seed,
+        start: now.as_nanos() as i64,
+        pushed: (0..args.pushers).map(|_| Pushed::default()).collect(),
+        answered: AtomicU64::new(0),
+        unanswered: AtomicU64::new(0),
+        findings: Mutex::default(),
+    };
+    let outcome = thread::scope(|scope| {
+        let shared = &shared;
+        for number in 0..args.pushers {
+            scope.spawn(move || pusher::run(shared, number));
+        }
+        for number in 0..2 {
+            scope.spawn(move || checker::run(shared, number));
+        }
+        let deadline = Instant::now() + Duration::from_secs(args.seconds);
+        let outcome = match args.calm {
+            true => {
+                thread::sleep(Duration::from_secs(args.seconds));
+                Ok(())
+            }
+            false => chaos::run(&mut members, seed, deadline),
+        };
+        shared.stop.store(true, Ordering::Relaxed);
+        outcome
+    });
+    outcome?;
+    finish(&mut members, &shared, args)?;
+    let findings = shared.findings.into_inner().context("a thread panicked")?;
+    if args.keep || !findings.is_empty() {
+        println!("everything of this run is kept in {}", directory.keep().display());
+    }
+    match findings.len() {
+        0 => println!("cluster-test: every query counted every acknowledged entry once (seed {seed})"),
+        n => println!("cluster-test FAILED with {n} findings (seed {seed})"),
+    }
+    Ok(findings.is_empty())
+}
+
+/// With everything healed: counts from memory and from the table, and looks at the table as others do.
+fn finish(members: &mut Members, shared: &Shared, args: &Args) -> Result<()> {
+    members.heal()?;
+    let entries: u64 = shared.pushed.iter().map(Pushed::acknowledged).sum();
+    let repeats: u64 = shared.pushed.iter().map(|p| p.repeats.load(Ordering::Relaxed)).sum();
+    let longest = shared.pushed.iter().map(|p| p.longest_wait_ms.load(Ordering::Relaxed)).max().unwrap_or(0);
+    println!(
+        "cluster-test: {entries} entries acknowledged, {repeats} pushes repeated, longest wait for an acknowledgement \
+         {longest} ms; {} queries answered, {} not",
+        shared.answered.load(Ordering::Relaxed),
+        shared.unanswered.load(Ordering::Relaxed)
+    );
+    if entries == 0 {
+        shared.find("nothing was acknowledged".into());
+    }
+    checker::count_all(shared, "with everything healed")?;
+    members.flush(shared)?;
+    checker::count_all(shared, "after a flush")?;
+    checker::read_all(shared)?;
+    members.stop_all()?;
+    if args.s3 {
+        return Ok(());
+    }
+    if let Some(reason) = python::missing(&["deltalake"]) {
+        println!("the table was not read by SQL: {reason} (pip install deltalake)");
+        return Ok(());
+    }
+    let table = table_test::find_table(&members.tables())?;
+    let rows =
+        python::table_rows(Reader::Deltalake, &table, "true")?.context("the Python package went away")?;
+    let mut distinct: Vec<_> =
+        rows.iter().map(|r| (r.labels.to_string(), r.entry.timestamp, &r.entry.line)).collect();
+    distinct.sort();
+    distinct.dedup();
+    let copies = rows.len() as f64 / distinct.len().max(1) as f64;
+    println!(
+        "cluster-test: {} rows in the table for {} entries: {copies:.3} copies",
+        rows.len(),
+        distinct.len()
+    );
+    if (distinct.len() as u64) < entries {
+        shared
+            .find(format!("the table has {} distinct entries, {entries} were acknowledged", distinct.len()));
+    }
+    Ok(())
+}
