@@ -60,23 +60,17 @@ impl Watcher {
     ) -> Option<Vec<Node>> {
         self.heard.retain(|id, _| observed.iter().any(|o| o.id == *id));
         for o in &observed {
-            let heard =
-                self.heard.entry(o.id.clone()).or_insert((o.heartbeat, if o.alive { time } else { 0 }));
+            let heard = self.heard.entry(o.id.clone()).or_insert((o.heartbeat, if o.alive { time } else { 0 }));
             if heard.0 != o.heartbeat {
                 *heard = (o.heartbeat, time);
             }
         }
         let newest = newest_of_each_name(observed);
-        self.sightings = newest
-            .values()
-            .map(|(o, node)| Sighting {
-                node: node.clone(),
-                alive: o.alive,
-                last_heartbeat: self.heard.get(&o.id).map_or(0, |h| h.1),
-            })
+        let mut present: BTreeMap<String, Node> = newest
+            .iter()
+            .filter(|(_, (o, _))| o.alive)
+            .map(|(name, (_, node))| (name.clone(), node.clone()))
             .collect();
-        let mut present: BTreeMap<String, Node> =
-            newest.into_iter().filter(|(_, (o, _))| o.alive).map(|(name, (_, node))| (name, node)).collect();
         self.missing_since.retain(|name, _| !present.contains_key(name));
         for (name, node) in &self.present {
             if present.contains_key(name) || !node.state.is_present() {
@@ -88,6 +82,14 @@ impl Watcher {
             }
         }
         self.missing_since.retain(|name, _| present.contains_key(name));
+        self.sightings = newest
+            .into_values()
+            .map(|(o, node)| Sighting {
+                alive: present.contains_key(&node.name),
+                last_heartbeat: self.heard.get(&o.id).map_or(0, |h| h.1),
+                node,
+            })
+            .collect();
         (present != self.present).then(|| {
             self.present = present;
             self.present.values().cloned().collect()

@@ -62,7 +62,7 @@ async fn those_who_come_or_go_are_read_but_not_written() {
         node("ccc", State::Active, &[Role::Ingester], true),
         node("dddd", State::Joining, &[Role::Ingester], true),
     ];
-    let mut assembler = Assembler::new(ClientConfig::default(), MessageLimits::default(), 3);
+    let mut assembler = Assembler::new(ClientConfig::default(), MessageLimits::default(), None, 3);
     let view = assembler.view(&Plan::new(&nodes, &[]), &Local::default());
     assert_eq!(view.ingesters().len(), 4);
     for stream in 0..50u64 {
@@ -81,7 +81,7 @@ async fn clients_live_as_long_as_somebody_is_called_there() {
         }
         Plan::new(&nodes, &[])
     };
-    let mut assembler = Assembler::new(ClientConfig::default(), MessageLimits::default(), 3);
+    let mut assembler = Assembler::new(ClientConfig::default(), MessageLimits::default(), None, 3);
     let first = assembler.view(&nodes(true), &Local::default());
     let second = assembler.view(&nodes(false), &Local::default());
     assert!(Arc::ptr_eq(&first.ingesters()[0].service, &second.ingesters()[0].service));

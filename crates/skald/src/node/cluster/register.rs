@@ -121,8 +121,10 @@ impl Register {
         let mut nodes = self.nodes.clone();
         let mut busy_until = Instant::now() + BUSY_FOR;
         loop {
+            // Before the list: an entry that is made meanwhile may not be in it.
+            let own = self.own.lock().clone();
             match self.store.list().await {
-                Ok(listed) => self.take_over(listed).await,
+                Ok(listed) => self.take_over(listed, own).await,
                 Err(error) => tracing::warn!(%error, "failed to read the register of ingesters"),
             }
             let period = if Instant::now() < busy_until || self.is_somebody_missing() {
@@ -155,9 +157,9 @@ impl Register {
         }
     }
 
-    async fn take_over(&self, listed: Vec<Registration>) {
-        let own = self.own.lock().clone().filter(|_| !self.held.load(Ordering::Acquire));
+    async fn take_over(&self, listed: Vec<Registration>, own: Option<Registration>) {
         if let Some(own) = own
+            && !self.held.load(Ordering::Acquire)
             && !listed.iter().any(|r| r.name == own.name)
         {
             // Somebody took this process for dead.
