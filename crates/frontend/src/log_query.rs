@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use futures::stream::{FuturesOrdered, TryStreamExt as _};
 use skald_cluster::View;
 use skald_logql::ast::LogExpr;
 use skald_model::{Direction, Error, Limits, LogEntry, LogMerger, QueryStats, Result, Selector, TimeRange};
 use skald_rpc::frontend::{QueryData, QueryResponse, RangeQuery};
+use skald_rpc::memory::QueryShare;
 use skald_rpc::querier::{BlockRef, LogTask};
 use skald_storage::table::{BlockEntry, NO_VERSION, Snapshot};
 
@@ -27,7 +28,7 @@ pub(crate) async fn run(
         )));
     }
     let Some(range) = range_of(frontend, query, expr, limits)? else {
-        return Ok(respond(Vec::new(), QueryStats::default()));
+        return Ok(QueryResponse::new(QueryData::Streams(Vec::new()), QueryStats::default()));
     };
     let task = LogTask {
         tenant: query.tenant.clone(),
@@ -44,13 +45,24 @@ pub(crate) async fn run(
             let task = LogTask { version: snapshot.version, ..task.clone() };
             async move {
                 frontend.check_log_bytes(&query.tenant, &expr.selector, task.range, &view, &snapshot).await?;
-                collect(view, snapshot, &expr.selector, task, limits.max_query_parallelism).await
+                let share = frontend.memory.share();
+                collect(view, snapshot, &expr.selector, task, limits.max_query_parallelism, share).await
             }
         })
     };
-    let (entries, stats) =
+    let found =
         if query.interval > 0 { thinned(task, query.interval, page).await? } else { page(task).await? };
-    Ok(respond(entries, stats))
+    let Found { entries, mut stats, share } = found;
+    stats.entries_returned = entries.len() as u64;
+    let memory = Some(Arc::new(share));
+    Ok(QueryResponse { memory, ..QueryResponse::new(QueryData::Streams(entries), stats) })
+}
+
+/// An answer with the memory that it holds.
+struct Found {
+    entries: Vec<LogEntry>,
+    stats: QueryStats,
+    share: QueryShare,
 }
 
 /// Entries that a page of a thinned query reads at least; most of them are dropped.
@@ -58,19 +70,15 @@ const THINNED_PAGE: usize = 1000;
 
 /// The answer without entries nearer than `interval` to the last one kept: page after page, each beginning where the
 /// next entry may be kept, so that memory holds one page however much is dropped.
-async fn thinned<F>(
-    mut task: LogTask,
-    interval: i64,
-    page: impl Fn(LogTask) -> F,
-) -> Result<(Vec<LogEntry>, QueryStats)>
+async fn thinned<F>(mut task: LogTask, interval: i64, page: impl Fn(LogTask) -> F) -> Result<Found>
 where
-    F: Future<Output = Result<(Vec<LogEntry>, QueryStats)>>,
+    F: Future<Output = Result<Found>>,
 {
     let limit = task.limit;
-    let (mut kept, mut stats) = (Vec::new(), QueryStats::default());
+    let (mut kept, mut stats) = (Vec::<LogEntry>::new(), QueryStats::default());
     task.limit = limit.max(THINNED_PAGE);
     loop {
-        let (entries, page_stats) = page(task.clone()).await?;
+        let Found { entries, stats: page_stats, mut share } = page(task.clone()).await?;
         stats.merge(&page_stats);
         let full = entries.len() >= task.limit;
         for e in entries {
@@ -85,15 +93,11 @@ where
             }
             kept.push(e);
         }
+        share.resize(kept.iter().map(LogEntry::memory_bytes).sum()).await?;
         if !full || kept.len() == limit || task.range.is_empty() {
-            return Ok((kept, stats));
+            return Ok(Found { entries: kept, stats, share });
         }
     }
-}
-
-fn respond(entries: Vec<LogEntry>, mut stats: QueryStats) -> QueryResponse {
-    stats.entries_returned = entries.len() as u64;
-    QueryResponse { data: QueryData::Streams(entries), stats, warnings: Vec::new() }
 }
 
 /// The range that the query reads: as given, or the last `[range]` before the end where one trails the query. `None`
@@ -142,15 +146,18 @@ async fn collect(
     selector: &Selector,
     task: LogTask,
     parallelism: usize,
-) -> Result<(Vec<LogEntry>, QueryStats)> {
+    mut share: QueryShare,
+) -> Result<Found> {
     let mut merger = LogMerger::new(task.direction, task.limit);
     let mut stats = QueryStats::default();
 
-    let asked = view.ingesters().iter().map(|m| m.service.query_logs(task.clone()));
-    for result in try_join_all(asked).await? {
+    let mut asked: FuturesOrdered<_> =
+        view.ingesters().iter().map(|m| m.service.query_logs(task.clone())).collect();
+    while let Some(result) = asked.try_next().await? {
         stats.ingesters += 1;
         stats.merge(&result.stats);
         merger.add(result.entries);
+        share.resize(merger.memory_bytes()).await?;
     }
 
     let mut blocks = BlockQueue::new(&snapshot, selector, task.range, task.direction);
@@ -176,17 +183,19 @@ async fn collect(
                 querier.ok_or_else(|| Error::unavailable("no querier is known yet"))?.query_logs(task).await
             }
         });
-        for result in try_join_all(tasks).await? {
+        let mut tasks: FuturesOrdered<_> = tasks.collect();
+        while let Some(result) = tasks.try_next().await? {
             stats.subqueries += 1;
             stats.merge(&result.stats);
             merger.add(result.entries);
+            share.resize(merger.memory_bytes()).await?;
         }
         wave *= 2;
     }
     stats.blocks_pruned += blocks.left() as u64;
     let (entries, duplicates) = merger.finish();
     stats.duplicates += duplicates;
-    Ok((entries, stats))
+    Ok(Found { entries, stats, share })
 }
 
 /// How a task names a block.

@@ -14,6 +14,7 @@ use skald_rpc::frontend::{
     InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery, Series, wants_partial_results,
 };
 use skald_rpc::ingester::StreamInfo;
+use skald_rpc::memory::QueryShare;
 use skald_rpc::querier::{LogTask, MetricResult, MetricTask};
 use skald_storage::table::Snapshot;
 
@@ -72,30 +73,37 @@ async fn run(
     if query.leaves().is_empty() {
         return Ok(respond(query.evaluate(&[], steps, max_series)?, QueryStats::default()));
     }
-    let finish = |value, stats| {
-        let mut response = respond(value, stats);
+    let finish = async |merged: Vec<Partial>, stats, mut share: QueryShare| {
+        share.resize(share.bytes() + query.evaluation_bytes(&merged, steps)).await?;
+        let mut response = respond(query.evaluate(&merged, steps, max_series)?, stats);
+        drop(merged);
         if partial {
             cut_series(&mut response, limits.max_query_series);
         }
-        response
+        share.resize(response.data.memory_bytes()).await?;
+        response.memory = Some(Arc::new(share));
+        Ok(response)
     };
     if !tenant.is_joined() {
-        let (partials, stats) = gather(frontend, tenant, text, &query, steps, limits).await?;
-        return Ok(finish(query.evaluate(&partials, steps, max_series)?, stats));
+        let (partials, stats, share) = gather(frontend, tenant, text, &query, steps, limits).await?;
+        return finish(partials, stats, share).await;
     }
     let (mut merged, mut stats) = (Vec::<Partial>::new(), QueryStats::default());
+    let mut share = frontend.memory.share();
     for tenant in tenant.parts() {
         let expr = metric_for(expr, tenant.as_str());
         let query = MetricQuery::compile(&expr)?;
         let text = canonical(&Expr::Metric(expr));
-        let (partials, tenant_stats) = gather(frontend, &tenant, &text, &query, steps, limits).await?;
+        let (partials, tenant_stats, own) = gather(frontend, &tenant, &text, &query, steps, limits).await?;
         stats.merge(&tenant_stats);
         match merged.is_empty() {
             true => merged = partials,
             false => merged.iter_mut().zip(partials).for_each(|(all, one)| all.merge(one)),
         }
+        drop(own);
+        share.resize(merged.iter().map(Partial::memory_bytes).sum()).await?;
     }
-    Ok(finish(query.evaluate(&merged, steps, max_series)?, stats))
+    finish(merged, stats, share).await
 }
 
 /// The merged states of the query's range aggregations over one tenant's entries.
@@ -106,7 +114,7 @@ async fn gather(
     query: &MetricQuery,
     steps: Steps,
     limits: &Limits,
-) -> Result<(Vec<Partial>, QueryStats)> {
+) -> Result<(Vec<Partial>, QueryStats, QueryShare)> {
     let task = MetricTask {
         tenant: tenant.clone(),
         query: text.into(),
@@ -153,7 +161,7 @@ fn respond(value: QueryValue, stats: QueryStats) -> QueryResponse {
             series.into_iter().map(|s| Series { labels: s.labels, samples: s.points }).collect(),
         ),
     };
-    QueryResponse { data, stats, warnings: Vec::new() }
+    QueryResponse::new(data, stats)
 }
 
 /// Collects the merged states of the query's range aggregations at one table version.
@@ -165,8 +173,9 @@ async fn collect(
     limits: &Limits,
     view: Arc<View>,
     snapshot: Arc<Snapshot>,
-) -> Result<(Vec<Partial>, QueryStats)> {
+) -> Result<(Vec<Partial>, QueryStats, QueryShare)> {
     let mut stats = QueryStats::default();
+    let mut share = frontend.memory.share();
     let wanted = |b: &&Arc<skald_storage::table::BlockEntry>| {
         query.leaves().iter().any(|l| b.summary.may_hold(&l.selector, l.times(steps)))
     };
@@ -193,7 +202,11 @@ async fn collect(
         results.push(querier.service.query_metric(MetricTask { blocks, ..task }).await?);
     }
     let mut partials: Vec<Partial> = query.leaves().iter().map(|l| l.empty()).collect();
+    // Its own encoded state beside what all of them have been decoded to.
+    let mut encoded: usize = results.iter().map(|r| r.partials.len()).sum();
     for result in results {
+        share.resize(encoded + partials.iter().map(Partial::memory_bytes).sum::<usize>()).await?;
+        encoded -= result.partials.len();
         stats.subqueries += 1;
         stats.merge(&result.stats);
         let malformed = || Error::internal("a task's partial states are not well formed");
@@ -204,7 +217,8 @@ async fn collect(
             }
         }
     }
-    Ok((partials, stats))
+    share.resize(partials.iter().map(Partial::memory_bytes).sum()).await?;
+    Ok((partials, stats, share))
 }
 
 /// The entries that memory holds and the table, too: a push that was repeated after its first copy had been flushed.

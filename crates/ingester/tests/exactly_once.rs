@@ -21,6 +21,7 @@ use skald_model::{
 };
 use skald_rpc::Ingester as _;
 use skald_rpc::ingester::{IngesterPush, StreamsRequest};
+use skald_rpc::memory::QueryMemory;
 use skald_rpc::querier::LogTask;
 use skald_runtime::clock::{Clock, ManualClock};
 use skald_storage::block::{
@@ -63,9 +64,11 @@ impl Process {
         };
         let limits = Arc::new(Arc::new(Limits::default()));
         let of_table = catalog.clone();
-        let ingester = Ingester::start(config, Arc::new(clock.clone()), limits, &registry, |instance| {
-            Arc::new(DeltaTable::new(of_table, BlockOptions::default(), instance))
-        });
+        let memory = QueryMemory::default();
+        let ingester =
+            Ingester::start(config, memory, Arc::new(clock.clone()), limits, &registry, |instance| {
+                Arc::new(DeltaTable::new(of_table, BlockOptions::default(), instance))
+            });
         Self { ingester: ingester.await.unwrap(), catalog, clock }
     }
 

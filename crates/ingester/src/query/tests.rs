@@ -2,12 +2,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use skald_model::{Direction, LogEntry, TimeRange};
+use skald_rpc::memory::QueryMemory;
 use skald_rpc::querier::{LogResult, LogTask};
 
 use super::*;
-use crate::memory::Memory;
 use crate::samples::{Sample, batch, tenant};
 use crate::segment::{HeldBatch, Segment};
+use skald_runtime::memory::Memory;
 
 /// A segment of one push.
 fn segment(lsn: u64, streams: &[(&str, &[Sample<'_>])]) -> Arc<Segment> {
@@ -31,7 +32,8 @@ fn task(query: &str, direction: Direction, limit: usize) -> LogTask {
 }
 
 fn run(segments: &[Arc<Segment>], task: &LogTask) -> Result<LogResult> {
-    query_logs(segments, &parse_log(&task.query)?, task, &Cancelled::default())
+    let mut share = QueryMemory::default().share();
+    query_logs(segments, &parse_log(&task.query)?, task, &mut share, &Cancelled::default())
 }
 
 fn show(e: &LogEntry) -> String {
@@ -110,7 +112,8 @@ fn what_is_not_a_log_query_is_refused_and_invalid_stages_only_where_they_meet_a_
     let run = |selector: &str| {
         let mut query = parse_log(selector).unwrap();
         query.invalid = skald_logql::parse("{").err();
-        query_logs(&segments, &query, &task(selector, Forward, 9), &Cancelled::default())
+        let mut share = QueryMemory::default().share();
+        query_logs(&segments, &query, &task(selector, Forward, 9), &mut share, &Cancelled::default())
     };
     assert!(run(r#"{app="a"}"#).is_err());
     assert!(run(r#"{app="b"}"#).unwrap().entries.is_empty());
@@ -228,7 +231,8 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
             max_bytes: u64::MAX,
             exclude: Arc::new(exclude.iter().copied().collect()),
         };
-        query_metric(&segments, &query, &task, &Cancelled::default()).unwrap()
+        let mut share = QueryMemory::default().share();
+        query_metric(&segments, &query, &task, &mut share, &Cancelled::default()).unwrap()
     };
     let run = |shard| run_without(shard, &[]);
     let whole = run((0, 1));

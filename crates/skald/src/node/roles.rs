@@ -14,6 +14,7 @@ use skald_ingester::delta::DeltaTable;
 use skald_model::TenantLimits;
 use skald_model::ring::RingMember;
 use skald_rpc::grpc::Services;
+use skald_rpc::memory::QueryMemory;
 use skald_rpc::{Distributor, Querier, QueryFrontend};
 use skald_runtime::grpc::MessageLimits;
 use skald_runtime::{Clock, SystemClock, Tasks};
@@ -89,21 +90,23 @@ impl Roles {
         );
 
         let epoch_length = i64::try_from(ingester_config.flush_interval.as_nanos()).unwrap_or(i64::MAX);
+        let memory = QueryMemory::new(&querier_config.query_memory());
         let mut ingester = None;
         if targets.has(Role::Ingester) {
             let open_table = |instance: &skald_ingester::Instance| -> Arc<dyn skald_ingester::table::Table> {
                 Arc::new(DeltaTable::new(catalog.clone(), BlockOptions::default(), instance))
             };
+            let (clock, limits) = (clock.clone(), limits.clone());
             let starting =
-                Ingester::start(ingester_config, clock.clone(), limits.clone(), registry, open_table);
+                Ingester::start(ingester_config, memory.clone(), clock, limits, registry, open_table);
             ingester = Some(Box::pin(starting).await?);
         }
         let QuerierSection { tail_max_duration, tail_buffer_bytes, .. } = querier_config;
         let mut querier: Option<Arc<dyn Querier>> = None;
         if targets.has(Role::Querier) {
             let caches = CacheMetrics::new(registry)?;
-            let service =
-                skald_querier::Querier::new(&querier_config.into(), catalog.clone(), &caches, registry)?;
+            let (config, memory) = (querier_config.into(), memory.clone());
+            let service = skald_querier::Querier::new(&config, memory, catalog.clone(), &caches, registry)?;
             querier = Some(Arc::new(service));
         }
         let topology = Topology::new(view(ingester.as_ref(), querier.as_ref()));
@@ -125,8 +128,9 @@ impl Roles {
         if targets.has(Role::QueryFrontend) {
             let config =
                 skald_frontend::Config { metadata_cache_bytes, tail_max_duration, tail_buffer_bytes };
+            let clock = clock.clone();
             let service =
-                skald_frontend::Frontend::new(&config, clock.clone(), limits, catalog, topology, registry)?;
+                skald_frontend::Frontend::new(&config, memory, clock, limits, catalog, topology, registry)?;
             frontend = Some(Arc::new(service));
         }
         Ok(Self { distributor, ingester, querier, frontend, clock })
