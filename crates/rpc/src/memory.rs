@@ -124,9 +124,9 @@ impl QueryShare {
             let Inner { budget, wait, .. } = &*self.memory.0;
             return Err(Error::limit(
                 format!(
-                    "queries are out of memory: {} of {} are in use; try again (settings querier.query_memory_budget, \
+                    "queries are out of memory: {} of {} bytes are in use; try again (settings querier.query_memory_budget, \
                      querier.query_memory_wait)",
-                    format_bytes(budget.used() as u64),
+                    budget.used(),
                     format_bytes(budget.total() as u64)
                 ),
                 (*wait).max(Duration::from_secs(1)),

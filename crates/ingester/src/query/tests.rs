@@ -250,6 +250,27 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
 }
 
 #[test]
+fn what_a_query_holds_is_held_against_the_memory_of_queries() {
+    use skald_model::Kind;
+    use skald_rpc::memory::QueryMemoryConfig;
+    let line = "x".repeat(100_000);
+    let entries: Vec<Sample<'_>> = (0..20).map(|t| (t, line.as_str(), "")).collect();
+    let segments = [segment(1, &[("a", &entries)])];
+    let run = |query_max, limit| {
+        let config = QueryMemoryConfig { budget: 1 << 20, query_max, ..QueryMemoryConfig::default() };
+        let mut share = QueryMemory::new(&config).share();
+        let task = task(r#"{app="a"}"#, Direction::Forward, limit);
+        query_logs(&segments, &parse_log(&task.query).unwrap(), &task, &mut share, &Cancelled::default())
+    };
+    assert_eq!(run(1 << 20, 9).unwrap().entries.len(), 9);
+    let error = run(1 << 20, 20).unwrap_err();
+    assert!(
+        error.kind == Kind::InvalidArgument && error.message.contains("querier.query_memory_max"),
+        "{error}"
+    );
+}
+
+#[test]
 fn volumes_are_counted_entry_by_entry() {
     use skald_model::{StepVolume, VolumeGroups, VolumeSpec};
     let segments = [

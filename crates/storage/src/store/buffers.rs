@@ -136,6 +136,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_kept_beside_much_that_is_in_use() {
+        let buffers = Arc::new(ReadBuffers::default());
+        let read = || buffers.read(8 << 20, |_| Ok::<(), ()>(())).unwrap();
+        drop(read());
+        assert_eq!(buffers.free.lock().bytes, 8 << 20);
+        let used: Vec<Bytes> = (0..4).map(|_| read()).collect();
+        assert_eq!(buffers.free.lock().bytes, 0);
+        drop(used);
+        assert_eq!((buffers.free.lock().bytes, buffers.free.lock().bytes_in_use), (KEPT_MAX, 0));
+    }
+
+    #[test]
     fn a_read_that_fails_gives_its_buffer_back() {
         let buffers = Arc::new(ReadBuffers::default());
         assert!(buffers.read(100_000, |_| Err("no")).is_err());
