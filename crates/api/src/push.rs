@@ -73,9 +73,10 @@ async fn push(
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let tenant = tenant(&parts.headers, &state.config)?;
-    let (body, charge) = state.read(&parts.headers, body).await?;
+    let (body, mut charge) = state.read(&parts.headers, body).await?;
     let limit = state.config.max_decompressed_size;
     let push = charge.decode(move || decode(&parts.headers, body, form, limit)).await?;
+    charge.grow_to(memory_bytes(&push)).await?;
     if push.streams.is_empty() {
         return Err(no_streams().into());
     }
@@ -97,6 +98,11 @@ pub fn decode(headers: &HeaderMap, body: Bytes, form: json::Form, limit: usize) 
             protobuf::decode(decoded, Some(message))
         }
     }
+}
+
+/// Bytes of memory that a decoded push takes.
+fn memory_bytes(push: &Push) -> usize {
+    push.entries.memory_bytes() + push.streams.len() * size_of::<PushStream>()
 }
 
 /// Bytes of memory that so many entries and streams of a push take besides its body.

@@ -60,7 +60,8 @@ impl Watcher {
     ) -> Option<Vec<Node>> {
         self.heard.retain(|id, _| observed.iter().any(|o| o.id == *id));
         for o in &observed {
-            let heard = self.heard.entry(o.id.clone()).or_insert((o.heartbeat, if o.alive { time } else { 0 }));
+            let heard =
+                self.heard.entry(o.id.clone()).or_insert((o.heartbeat, if o.alive { time } else { 0 }));
             if heard.0 != o.heartbeat {
                 *heard = (o.heartbeat, time);
             }

@@ -49,7 +49,14 @@ async fn on_entries<T: Send + 'static>(
         direction: Direction::Backward,
         tags: String::new(),
     };
-    match frontend.query_range(query).await?.data {
+    let response = frontend.query_range(query).await?;
+    let memory = response.memory;
+    let look = |entries| {
+        let found = look(entries);
+        drop(memory);
+        found
+    };
+    match response.data {
         QueryData::Streams(entries) => tokio::task::spawn_blocking(move || look(entries))
             .await
             .map_err(|_| Error::internal("looking for fields panicked; the log has the details")),

@@ -36,6 +36,7 @@ use skald_rpc::frontend::{
     QueryResponse, RangeQuery, VolumeQuery,
 };
 use skald_rpc::ingester::StreamInfo;
+use skald_rpc::memory::QueryMemory;
 use skald_rpc::patterns::{PatternSeries, PatternsQuery};
 use skald_rpc::tail::{TailQuery, TailStream};
 use skald_runtime::Clock;
@@ -59,6 +60,7 @@ pub struct Frontend {
     catalog: Arc<Catalog>,
     limits: Arc<dyn TenantLimits>,
     clock: Arc<dyn Clock>,
+    memory: QueryMemory,
     remembered: Cache,
     metrics: Metrics,
     tail: tail::Settings,
@@ -67,9 +69,10 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// A frontend over the members of `topology` and the tables of `catalog`.
+    /// A frontend over the members of `topology` and the tables of `catalog`. What it merges is held against `memory`.
     pub fn new(
         config: &Config,
+        memory: QueryMemory,
         clock: Arc<dyn Clock>,
         limits: Arc<dyn TenantLimits>,
         catalog: Arc<Catalog>,
@@ -83,6 +86,7 @@ impl Frontend {
             catalog,
             limits,
             clock,
+            memory,
             remembered: Cache::new(config.metadata_cache_bytes),
             metrics,
             queriers: Queriers::new(queue, config.max_tasks_per_querier),

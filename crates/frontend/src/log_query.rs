@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use futures::stream::{FuturesOrdered, TryStreamExt as _};
 use skald_logql::ast::LogExpr;
 use skald_model::{Direction, Error, Limits, LogEntry, LogMerger, QueryStats, Result, Selector, TimeRange};
 use skald_rpc::frontend::{QueryData, QueryResponse, RangeQuery};
+use skald_rpc::memory::QueryShare;
 use skald_rpc::querier::{BlockRef, LogTask};
 use skald_rpc::{Ingester, Querier};
 use skald_storage::table::{BlockEntry, NO_VERSION, Snapshot};
@@ -29,7 +30,7 @@ pub(crate) async fn run(
         )));
     }
     let Some(range) = range_of(frontend, query, expr, limits)? else {
-        return Ok(respond(Vec::new(), QueryStats::default()));
+        return Ok(QueryResponse::new(QueryData::Streams(Vec::new()), QueryStats::default()));
     };
     let task = LogTask {
         tenant: query.tenant.clone(),
@@ -48,14 +49,26 @@ pub(crate) async fn run(
             async move {
                 let range = task.range;
                 frontend.check_log_bytes(&query.tenant, &expr.selector, range, &replicas, &snapshot).await?;
-                collect(frontend, replicas, snapshot, &expr.selector, task, limits.max_query_parallelism)
-                    .await
+                let share = frontend.memory.share();
+                let parallelism = limits.max_query_parallelism;
+                collect(frontend, replicas, snapshot, &expr.selector, task, parallelism, share).await
             }
         })
     };
-    let (entries, stats) =
+    let found =
         if query.interval > 0 { thinned(task, query.interval, page).await? } else { page(task).await? };
-    Ok(QueryResponse { warnings: warnings.list(), ..respond(entries, stats) })
+    let Found { entries, mut stats, share } = found;
+    stats.entries_returned = entries.len() as u64;
+    let memory = Some(Arc::new(share));
+    let warnings = warnings.list();
+    Ok(QueryResponse { memory, warnings, ..QueryResponse::new(QueryData::Streams(entries), stats) })
+}
+
+/// An answer with the memory that it holds.
+struct Found {
+    entries: Vec<LogEntry>,
+    stats: QueryStats,
+    share: QueryShare,
 }
 
 /// Entries that a page of a thinned query reads at least; most of them are dropped.
@@ -63,19 +76,15 @@ const THINNED_PAGE: usize = 1000;
 
 /// The answer without entries nearer than `interval` to the last one kept: page after page, each beginning where the
 /// next entry may be kept, so that memory holds one page however much is dropped.
-async fn thinned<F>(
-    mut task: LogTask,
-    interval: i64,
-    page: impl Fn(LogTask) -> F,
-) -> Result<(Vec<LogEntry>, QueryStats)>
+async fn thinned<F>(mut task: LogTask, interval: i64, page: impl Fn(LogTask) -> F) -> Result<Found>
 where
-    F: Future<Output = Result<(Vec<LogEntry>, QueryStats)>>,
+    F: Future<Output = Result<Found>>,
 {
     let limit = task.limit;
-    let (mut kept, mut stats) = (Vec::new(), QueryStats::default());
+    let (mut kept, mut stats) = (Vec::<LogEntry>::new(), QueryStats::default());
     task.limit = limit.max(THINNED_PAGE);
     loop {
-        let (entries, page_stats) = page(task.clone()).await?;
+        let Found { entries, stats: page_stats, mut share } = page(task.clone()).await?;
         stats.merge(&page_stats);
         let full = entries.len() >= task.limit;
         for e in entries {
@@ -90,15 +99,11 @@ where
             }
             kept.push(e);
         }
+        share.resize(kept.iter().map(LogEntry::memory_bytes).sum()).await?;
         if !full || kept.len() == limit || task.range.is_empty() {
-            return Ok((kept, stats));
+            return Ok(Found { entries: kept, stats, share });
         }
     }
-}
-
-fn respond(entries: Vec<LogEntry>, mut stats: QueryStats) -> QueryResponse {
-    stats.entries_returned = entries.len() as u64;
-    QueryResponse { data: QueryData::Streams(entries), stats, warnings: Vec::new() }
 }
 
 /// The range that the query reads: as given, or the last `[range]` before the end where one trails the query. `None`
@@ -148,7 +153,8 @@ async fn collect(
     selector: &Selector,
     task: LogTask,
     parallelism: usize,
-) -> Result<(Vec<LogEntry>, QueryStats)> {
+    mut share: QueryShare,
+) -> Result<Found> {
     let mut merger = LogMerger::new(task.direction, task.limit);
     let mut stats = QueryStats::default();
 
@@ -161,6 +167,7 @@ async fn collect(
         stats.ingesters += 1;
         stats.merge(&result.stats);
         merger.add(result.entries);
+        share.resize(merger.memory_bytes()).await?;
     }
 
     let mut blocks = BlockQueue::new(&snapshot, selector, task.range, task.direction);
@@ -190,18 +197,20 @@ async fn collect(
                 frontend.queriers.run(view, route, run).await
             }
         });
-        for (result, waited) in try_join_all(tasks).await? {
+        let mut tasks: FuturesOrdered<_> = tasks.collect();
+        while let Some((result, waited)) = tasks.try_next().await? {
             stats.subqueries += 1;
             stats.queue_seconds += waited;
             stats.merge(&result.stats);
             merger.add(result.entries);
+            share.resize(merger.memory_bytes()).await?;
         }
         wave *= 2;
     }
     stats.blocks_pruned += blocks.left() as u64;
     let (entries, duplicates) = merger.finish();
     stats.duplicates += duplicates;
-    Ok((entries, stats))
+    Ok(Found { entries, stats, share })
 }
 
 /// How a task names a block.

@@ -15,6 +15,7 @@ use skald_rpc::frontend::{
     InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery, Series, wants_partial_results,
 };
 use skald_rpc::ingester::{HeldStreams, IdentitiesRequest, StreamInfo, StreamsRequest};
+use skald_rpc::memory::QueryShare;
 use skald_rpc::querier::{BlockIdentitiesRequest, MetricResult, MetricTask};
 use skald_rpc::{Ingester, Querier};
 use skald_storage::table::{BlockEntry, Snapshot};
@@ -78,32 +79,40 @@ async fn run(
         return Ok(respond(query.evaluate(&[], steps, max_series)?, QueryStats::default()));
     }
     let warnings = Warnings::default();
-    let finish = |value, stats| {
-        let mut response = respond(value, stats);
+    let finish = async |merged: Vec<Partial>, stats, mut share: QueryShare| {
+        share.resize(share.bytes() + query.evaluation_bytes(&merged, steps)).await?;
+        let mut response = respond(query.evaluate(&merged, steps, max_series)?, stats);
+        drop(merged);
         response.warnings = warnings.list();
         if partial {
             cut_series(&mut response, limits.max_query_series);
         }
-        response
+        share.resize(response.data.memory_bytes()).await?;
+        response.memory = Some(Arc::new(share));
+        Ok(response)
     };
     if !tenant.is_joined() {
-        let (partials, stats) = gather(frontend, tenant, (text, &query), steps, limits, &warnings).await?;
-        return Ok(finish(query.evaluate(&partials, steps, max_series)?, stats));
+        let gathered = gather(frontend, tenant, (text, &query), steps, limits, &warnings).await?;
+        let (partials, stats, share) = gathered;
+        return finish(partials, stats, share).await;
     }
     let (mut merged, mut stats) = (Vec::<Partial>::new(), QueryStats::default());
+    let mut share = frontend.memory.share();
     for tenant in tenant.parts() {
         let expr = metric_for(expr, tenant.as_str());
         let query = MetricQuery::compile(&expr)?;
         let text = canonical(&Expr::Metric(expr));
-        let (partials, tenant_stats) =
+        let (partials, tenant_stats, own) =
             gather(frontend, &tenant, (&text, &query), steps, limits, &warnings).await?;
         stats.merge(&tenant_stats);
         match merged.is_empty() {
             true => merged = partials,
             false => merged.iter_mut().zip(partials).for_each(|(all, one)| all.merge(one)),
         }
+        drop(own);
+        share.resize(merged.iter().map(Partial::memory_bytes).sum()).await?;
     }
-    Ok(finish(query.evaluate(&merged, steps, max_series)?, stats))
+    finish(merged, stats, share).await
 }
 
 /// The merged states of the query's range aggregations over one tenant's entries.
@@ -114,7 +123,7 @@ async fn gather(
     steps: Steps,
     limits: &Limits,
     warnings: &Warnings,
-) -> Result<(Vec<Partial>, QueryStats)> {
+) -> Result<(Vec<Partial>, QueryStats, QueryShare)> {
     let task = MetricTask {
         tenant: tenant.clone(),
         query: text.into(),
@@ -163,7 +172,7 @@ fn respond(value: QueryValue, stats: QueryStats) -> QueryResponse {
             series.into_iter().map(|s| Series { labels: s.labels, samples: s.points }).collect(),
         ),
     };
-    QueryResponse { data, stats, warnings: Vec::new() }
+    QueryResponse::new(data, stats)
 }
 
 /// Collects the merged states of the query's range aggregations at one table version.
@@ -171,8 +180,9 @@ fn respond(value: QueryValue, stats: QueryStats) -> QueryResponse {
 /// With several ingesters they are first asked what they hold, then what each of them is to evaluate. One alone is asked
 /// for its states at once; what it holds is asked afterwards, so that it has told of everything that it has counted.
 /// Where that shows entries that the table has, too, it is asked again.
-async fn collect(job: Job<'_>) -> Result<(Vec<Partial>, QueryStats)> {
+async fn collect(job: Job<'_>) -> Result<(Vec<Partial>, QueryStats, QueryShare)> {
     let mut stats = QueryStats::default();
+    let mut share = job.frontend.memory.share();
     let mut results = if job.replicas.is_single() {
         let (first, table) = try_join(job.at_once(), job.table()).await?;
         let memory = async { job.memory(job.held().await?, &table, Some(first)).await };
@@ -195,7 +205,11 @@ async fn collect(job: Job<'_>) -> Result<(Vec<Partial>, QueryStats)> {
         [memory, blocks].concat()
     };
     let mut partials: Vec<Partial> = job.query.leaves().iter().map(|l| l.empty()).collect();
+    // Its own encoded state beside what all of them have been decoded to.
+    let mut encoded: usize = results.iter().map(|r| r.partials.len()).sum();
     for result in results.drain(..) {
+        share.resize(encoded + partials.iter().map(Partial::memory_bytes).sum::<usize>()).await?;
+        encoded -= result.partials.len();
         stats.subqueries += 1;
         stats.merge(&result.stats);
         let malformed = || Error::internal("a task's partial states are not well formed");
@@ -206,7 +220,8 @@ async fn collect(job: Job<'_>) -> Result<(Vec<Partial>, QueryStats)> {
             }
         }
     }
-    Ok((partials, stats))
+    share.resize(partials.iter().map(Partial::memory_bytes).sum()).await?;
+    Ok((partials, stats, share))
 }
 
 /// What ingesters hold, by their positions.

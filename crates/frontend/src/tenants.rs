@@ -33,12 +33,15 @@ pub(crate) async fn log(
     });
     let mut asked = stream::iter(asked).buffered(AT_A_TIME);
     let mut merger = LogMerger::new(query.direction, query.limit);
+    let mut share = frontend.memory.share();
     let mut stats = QueryStats::default();
     while let Some(response) = asked.try_next().await? {
         stats.merge(&response.stats);
         if let QueryData::Streams(entries) = response.data {
             merger.add(with_stream_label(entries));
         }
+        drop(response.memory);
+        share.resize(merger.memory_bytes()).await?;
     }
     let mut entries = merger.finish().0;
     if query.interval > 0 {
@@ -52,7 +55,8 @@ pub(crate) async fn log(
         });
     }
     stats.entries_returned = entries.len() as u64;
-    Ok(QueryResponse { data: QueryData::Streams(entries), stats, warnings: Vec::new() })
+    let memory = Some(Arc::new(share));
+    Ok(QueryResponse { memory, ..QueryResponse::new(QueryData::Streams(entries), stats) })
 }
 
 /// The label of the tenant, which a stage has made, as one of the stream.

@@ -216,7 +216,8 @@ pub(crate) fn over_members(config: &Config, topology: Arc<Topology>) -> Frontend
 fn over(config: &Config, catalog: Catalog, topology: Arc<Topology>, limits: Limits) -> Frontend {
     let (catalog, limits) = (Arc::new(catalog), Arc::new(Arc::new(limits)));
     let registry = prometheus::Registry::new();
-    Frontend::new(config, Arc::new(SystemClock), limits, catalog, topology, &registry).unwrap()
+    let memory = skald_rpc::memory::QueryMemory::default();
+    Frontend::new(config, memory, Arc::new(SystemClock), limits, catalog, topology, &registry).unwrap()
 }
 
 fn query(range: TimeRange, limit: usize, direction: Direction) -> RangeQuery {

@@ -72,7 +72,7 @@ pub(crate) async fn volume(frontend: &Frontend, query: VolumeQuery) -> Result<Qu
     let limit = if query.limit == 0 { DEFAULT_LIMIT } else { query.limit };
     let limit = if limits.volume_max_series == 0 { limit } else { limit.min(limits.volume_max_series) };
     let data = answer(&query, &spec, largest(found, limit));
-    Ok(QueryResponse { data, stats: QueryStats::default(), warnings })
+    Ok(QueryResponse { warnings, ..QueryResponse::new(data, QueryStats::default()) })
 }
 
 fn selector(text: &str, limits: &Limits, allow_empty: bool) -> Result<Selector> {

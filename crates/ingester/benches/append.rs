@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use async_trait::async_trait;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use skald_ingester::memory::Memory;
 use skald_ingester::segment::{HeldBatch, Segment, memory_cost};
 use skald_ingester::table::{Part, Standing, Table};
 use skald_ingester::wal::{EncodedRecord, WalConfig};
@@ -21,6 +20,7 @@ use skald_rpc::Ingester as _;
 use skald_rpc::ingester::IngesterPush;
 use skald_rpc::querier::LogTask;
 use skald_runtime::clock::ManualClock;
+use skald_runtime::memory::Memory;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -138,9 +138,9 @@ async fn ingester(dir: &std::path::Path, fsync: bool) -> Arc<Ingester> {
     let limits = Arc::new(Arc::new(Limits::default()));
     let registry = prometheus::Registry::new();
     let table = Arc::new(NoTable::default());
-    Ingester::start(config, Arc::new(ManualClock::new(0)), limits, &registry, |_| table, |_| None)
-        .await
-        .expect("starts")
+    let memory = skald_rpc::memory::QueryMemory::default();
+    let clock = Arc::new(ManualClock::new(0));
+    Ingester::start(config, memory, clock, limits, &registry, |_| table, |_| None).await.expect("starts")
 }
 
 fn benches(c: &mut Criterion<CpuTime>) {

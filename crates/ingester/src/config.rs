@@ -7,6 +7,9 @@ use skald_cluster::LifecyclerConfig;
 
 use crate::wal::WalConfig;
 
+/// What a flush takes besides the compressed block: the columns of a row group, the filters, the compressor.
+const FLUSH_BYTES: u64 = 2 << 20;
+
 /// Settings of the ingester (`ingester`). Names are Loki's where the thing is the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -35,14 +38,16 @@ pub struct Config {
     /// `memory_budget`. More gives larger blocks.
     #[serde(with = "skald_runtime::units::bytes")]
     pub segment_target_bytes: u64,
-    /// Memory for all entries that the table does not hold yet, pushes on their way included. When it is full, pushes
-    /// wait and are then refused with 429.
+    /// Memory for all entries that the table does not hold yet, pushes on their way included, and for the blocks that
+    /// are being written from them, which get a part of it (see `concurrent_flushes`). When it is full, pushes wait and
+    /// are then refused with 429.
     #[serde(with = "skald_runtime::units::bytes")]
     pub memory_budget: u64,
     /// How long a push waits for memory before it is refused.
     #[serde(with = "skald_runtime::units::duration")]
     pub memory_wait: Duration,
-    /// Flushes at a time. Each takes a core and the memory of the blocks it writes.
+    /// Flushes at a time. Each takes a core, and a quarter of `segment_target_bytes` and 2 MB of `memory_budget` for the
+    /// block that it writes.
     pub concurrent_flushes: usize,
     /// The longest pause before a failed flush is tried again; pauses grow up to it.
     #[serde(with = "skald_runtime::units::duration")]
@@ -109,9 +114,17 @@ impl Config {
         self.segment_target_bytes.min(self.memory_budget / 3) as usize
     }
 
+    /// Bytes of the budget that entries may take: what the blocks that are being written leave. Logs shrink to a fifth
+    /// or less.
+    pub(crate) fn entries_budget(&self) -> usize {
+        let flush = self.seal_bytes() as u64 / 4 + FLUSH_BYTES;
+        let flushes = (self.concurrent_flushes.max(1) as u64).saturating_mul(flush);
+        (self.memory_budget - flushes.min(self.memory_budget / 4)) as usize
+    }
+
     /// Bytes in memory during a replay at which everything is flushed.
     pub(crate) fn replay_bytes(&self) -> usize {
-        self.wal.replay_memory_ceiling.min(self.memory_budget / 4 * 3) as usize
+        self.wal.replay_memory_ceiling.min(self.entries_budget() as u64 / 4 * 3) as usize
     }
 }
 

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::log::Log;
-use crate::memory::{Memory, Reservation};
 use crate::metrics::Metrics;
 use crate::patterns::Patterns;
 use crate::replicas::Writers;
@@ -22,6 +21,7 @@ use crate::table::{Standing, Table};
 use crate::tail::Tails;
 use crate::tenant::{Cut, Released, Rules, SealReason, State, Tenant};
 use crate::wal::{Ack, EncodedRecord, Lsn, Room};
+use skald_runtime::memory::{Memory, Reservation};
 
 /// The shared state of one ingester.
 pub(crate) struct Core {
@@ -80,7 +80,7 @@ impl Core {
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Tenant>>) {
         // Each tenant is in the queue at most once, which is the bound.
         let (flushes, queue) = mpsc::unbounded_channel();
-        let memory = Memory::new(config.memory_budget as usize);
+        let memory = Memory::new(config.entries_budget());
         let core = Self {
             config,
             clock,
@@ -111,7 +111,7 @@ impl Core {
         let patience = self.config.memory_wait;
         self.memory.reserve(bytes, patience).await.ok_or_else(|| {
             self.metrics.memory_refusals.inc();
-            let budget = skald_runtime::units::format_bytes(self.config.memory_budget);
+            let budget = skald_runtime::units::format_bytes(self.memory.total() as u64);
             Error::limit(
                 format!(
                     "ingester is out of memory for new entries: {} of {budget} bytes are in use and this push needs \

@@ -19,7 +19,6 @@ mod flush;
 mod housekeeping;
 mod instance;
 mod log;
-pub mod memory;
 pub mod metrics;
 pub mod patterns;
 mod query;

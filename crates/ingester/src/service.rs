@@ -11,6 +11,7 @@ use skald_model::{EntryHash, Error, GroupVolume, PushStamp, Result, StreamId, Te
 use skald_rpc::ingester::{
     HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamsRequest, VolumesRequest,
 };
+use skald_rpc::memory::{QueryMemory, STEP_BYTES};
 use skald_rpc::patterns::{PatternSeries, PatternsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailStream, TailTask, buffer};
@@ -36,6 +37,7 @@ pub struct Ingester {
     tasks: Tasks,
     instance: Instance,
     pool: query::Pool,
+    query_memory: QueryMemory,
 }
 
 /// Why an ingester can't start.
@@ -62,10 +64,12 @@ pub struct Status {
 }
 
 impl Ingester {
-    /// Opens the log, replays it, and starts to take pushes in. `open_table` gets the identity under which flushes are
-    /// committed, and `writers` tells it who writes which stream; `None` where each entry is kept once.
+    /// Opens the log, replays it, and starts to take pushes in. What queries hold is held against `query_memory`.
+    /// `open_table` gets the identity under which flushes are committed, and `writers` tells it who writes which stream;
+    /// `None` where each entry is kept once.
     pub async fn start(
         config: Config,
+        query_memory: QueryMemory,
         clock: Arc<dyn Clock>,
         limits: Arc<dyn TenantLimits>,
         registry: &Registry,
@@ -91,7 +95,7 @@ impl Ingester {
             tasks.spawn(format!("ingester-flush-{n}"), move |token| flush::work(core, queue, token));
         }
         let pool = query::Pool::new(core.config.concurrent_queries);
-        let ingester = Arc::new(Self { core, tasks, instance, pool });
+        let ingester = Arc::new(Self { core, tasks, instance, pool, query_memory });
         if let Some(replay) = replay
             && let Err(e) = replay::replay(&ingester.core, replay).await
         {
@@ -214,7 +218,11 @@ impl skald_rpc::Ingester for Ingester {
         if segments.is_empty() || task.range.is_empty() {
             return Ok(LogResult::default());
         }
-        let scan = move |cancelled: &query::Cancelled| query::query_logs(&segments, &query, &task, cancelled);
+        let mut share = self.query_memory.share();
+        share.resize(STEP_BYTES).await?;
+        let scan = move |cancelled: &query::Cancelled| {
+            query::query_logs(&segments, &query, &task, &mut share, cancelled)
+        };
         let (mut result, waited) = self.pool.run(scan).await?;
         result.stats.queue_seconds += waited;
         Ok(result)
@@ -223,8 +231,11 @@ impl skald_rpc::Ingester for Ingester {
     async fn query_metric(&self, task: MetricTask) -> Result<MetricResult> {
         let query = query::parse_metric(&task.query)?;
         let segments = self.core.cut(&task.tenant, task.version).await?;
-        let scan =
-            move |cancelled: &query::Cancelled| query::query_metric(&segments, &query, &task, cancelled);
+        let mut share = self.query_memory.share();
+        share.resize(STEP_BYTES).await?;
+        let scan = move |cancelled: &query::Cancelled| {
+            query::query_metric(&segments, &query, &task, &mut share, cancelled)
+        };
         let (mut result, waited) = self.pool.run(scan).await?;
         result.stats.queue_seconds += waited;
         Ok(result)

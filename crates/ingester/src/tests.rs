@@ -12,6 +12,7 @@ use skald_model::time::SECOND;
 use skald_model::{Batch, Error, Kind, Limits, PushStamp, Result, TenantId};
 use skald_rpc::Ingester as _;
 use skald_rpc::ingester::IngesterPush;
+use skald_rpc::memory::QueryMemory;
 use skald_runtime::clock::ManualClock;
 use skald_storage::block::PushList;
 use tokio::sync::Notify;
@@ -189,6 +190,7 @@ impl Node {
         let of_node = table.clone();
         let ingester = Ingester::start(
             config,
+            QueryMemory::default(),
             Arc::new(clock.clone()),
             Arc::new(Arc::new(limits)),
             &prometheus::Registry::new(),

@@ -21,6 +21,7 @@ use skald_model::{
 };
 use skald_rpc::Ingester as _;
 use skald_rpc::ingester::{IngesterPush, StreamsRequest};
+use skald_rpc::memory::QueryMemory;
 use skald_rpc::querier::LogTask;
 use skald_runtime::clock::{Clock, ManualClock};
 use skald_storage::block::{
@@ -65,6 +66,7 @@ impl Process {
         let of_table = catalog.clone();
         let ingester = Ingester::start(
             config,
+            QueryMemory::default(),
             Arc::new(clock.clone()),
             limits,
             &registry,

@@ -67,7 +67,7 @@ impl Entries {
         self.body.len()
             + self.compressed.as_ref().map_or(0, Bytes::len)
             + self.metadata.len()
-            + self.refs.len() * size_of::<EntryRef>()
+            + self.refs.capacity() * size_of::<EntryRef>()
     }
 }
 

@@ -72,6 +72,11 @@ impl LogMerger {
         self.entries.len() >= self.limit
     }
 
+    /// Bytes of memory that the entries so far take, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.iter().map(LogEntry::memory_bytes).sum()
+    }
+
     /// The answer and how many copies were joined.
     pub fn finish(self) -> (Vec<LogEntry>, u64) {
         (self.entries, self.duplicates)

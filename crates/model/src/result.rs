@@ -35,6 +35,20 @@ pub struct LogEntry {
     pub identity: EntryHash,
 }
 
+impl LogEntry {
+    /// Bytes of memory that it takes, roughly; the labels of the stream, which it shares with others, left out.
+    pub fn memory_bytes(&self) -> usize {
+        let EntryLabels { stream: _, structured_metadata, parsed } = &*self.labels;
+        let labels = match structured_metadata.is_empty() && parsed.is_empty() {
+            true => 0,
+            false => {
+                size_of::<EntryLabels>() + structured_metadata.packed().len() + parsed.packed().len() + 64
+            }
+        };
+        size_of::<Self>() + self.line.len() + labels
+    }
+}
+
 /// What a query cost. Counters of tasks are added up; the shape Loki's clients see is made from it by `api`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct QueryStats {

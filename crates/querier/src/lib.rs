@@ -19,6 +19,7 @@ use skald_logql::ast::{Expr, LogExpr};
 use skald_logql::syntax::{ParseOptions, parse_selector, parse_with};
 use skald_model::{EntryHash, Error, GroupVolume, Result, Selector, StreamId, VolumeCollector};
 use skald_rpc::ingester::StreamInfo;
+use skald_rpc::memory::QueryMemory;
 use skald_rpc::querier::{
     BlockIdentitiesRequest, BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask, MetricResult,
     MetricTask,
@@ -53,12 +54,14 @@ impl Default for Config {
 pub struct Querier {
     blocks: Blocks,
     pool: ScanPool,
+    memory: QueryMemory,
 }
 
 impl Querier {
-    /// A querier over the blocks of `catalog`'s store.
+    /// A querier over the blocks of `catalog`'s store. What its tasks hold is held against `memory`.
     pub fn new(
         config: &Config,
+        memory: QueryMemory,
         catalog: Arc<Catalog>,
         caches: &CacheMetrics,
         _registry: &Registry,
@@ -66,6 +69,7 @@ impl Querier {
         Ok(Self {
             blocks: Blocks::new(catalog, config.block_cache_bytes, config.fetch_bytes_max, caches),
             pool: ScanPool::new(config.max_concurrent),
+            memory,
         })
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use skald_logql::{LogQuery, PipelineTask, PlainLabels, Processed};
 use skald_model::{EntryHash, Labels, LogEntry, LogMerger, QueryStats, Result, StreamId};
+use skald_rpc::memory::{QueryShare, STEP_BYTES};
 use skald_rpc::querier::{BlockRef, LogResult, LogTask};
 use skald_storage::block::{
     Fetched, PreparedPredicate, Row, ScanBuffers, ScanRequest, TopRow, TopRows, TopStep, plan_scan,
@@ -36,12 +37,16 @@ pub(crate) async fn run(querier: &Querier, task: LogTask) -> Result<LogResult> {
     let compiled = Arc::new(Compiled { query, predicate });
     let mut merger = LogMerger::new(task.direction, task.limit);
     let mut stats = QueryStats::default();
+    let mut share = querier.memory.share();
     for block in &task.blocks {
         let range = merger.open_range(task.range);
         let part = LogTask { range, blocks: Vec::new(), ..task.clone() };
-        let (entries, block_stats) = run_block(querier, &compiled, part, block, stats.block_bytes).await?;
+        let (entries, block_stats, own) =
+            run_block(querier, &compiled, part, block, stats.block_bytes).await?;
         stats.merge(&block_stats);
         merger.add(entries);
+        drop(own);
+        share.resize(merger.memory_bytes()).await?;
     }
     let (entries, duplicates) = merger.finish();
     stats.duplicates += duplicates;
@@ -54,11 +59,13 @@ async fn run_block(
     task: LogTask,
     block: &BlockRef,
     spent: u64,
-) -> Result<(Vec<LogEntry>, QueryStats)> {
+) -> Result<(Vec<LogEntry>, QueryStats, QueryShare)> {
     let (_open, queued) = querier.pool.open().await?;
     let block = querier.blocks.open(&task.tenant, block).await?;
     let budget = task.max_bytes.saturating_sub(spent);
     let mut stats = QueryStats { queue_seconds: queued, ..QueryStats::default() };
+    let mut share = querier.memory.share();
+    share.resize(STEP_BYTES).await?;
     let (compiled, opened) = (compiled.clone(), block.clone());
     // The first step begins where the search is made: most blocks of a rare needle end there.
     let begin = move |_: &Cancelled| Search::new(&compiled, opened, &task)?.step(None);
@@ -71,13 +78,15 @@ async fn run_block(
                     return Err(crate::over_budget(found.block_bytes + spent));
                 }
                 stats.merge(&found);
-                return Ok((entries, stats));
+                share.resize(entries.iter().map(LogEntry::memory_bytes).sum()).await?;
+                return Ok((entries, stats, share));
             }
             Progress::Fetch(search, ranges) => (search, ranges),
         };
         if search.bytes() > budget {
             return Err(crate::over_budget(search.bytes() + spent));
         }
+        share.resize(search.top.memory_bytes() + STEP_BYTES).await?;
         let pages = querier.blocks.fetch(&block, &ranges).await?;
         stats.compressed_bytes += pages.read;
         (progress, waited) = querier.pool.run(move |_| search.step(Some(&pages))).await?;

@@ -12,6 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use skald_logql::Expr;
 use skald_logql::metric::{MetricQuery, Partial, RangeLeaf, RangeObserver, Steps};
 use skald_model::{EntryHash, Error, Labels, LabelsRef, QueryStats, Result, TenantId, Timestamp};
+use skald_rpc::memory::{QueryShare, STEP_BYTES};
 use skald_rpc::querier::{BlockRef, MetricResult, MetricTask};
 use skald_storage::block::{
     PreparedPredicate, ScanBuffers, ScanPlan, ScanRequest, plan_scan, scan_pages, scan_times,
@@ -25,6 +26,10 @@ use crate::{ACCEPTED, Querier};
 const PART_BYTES: u64 = 4 << 20;
 /// Entries of overlapping streams whose identities are remembered at a time; each takes some 40 bytes.
 const IDENTITIES_MAX: usize = 2_000_000;
+/// What such an identity takes in a hash table with room to grow.
+const IDENTITY_BYTES: usize = 32;
+/// Entries between two looks at what the state takes.
+const MEASURED_ROWS: u64 = 1024;
 
 /// Runs a metric task.
 pub(crate) async fn run(querier: &Querier, task: MetricTask) -> Result<MetricResult> {
@@ -35,12 +40,23 @@ pub(crate) async fn run(querier: &Querier, task: MetricTask) -> Result<MetricRes
     let steps = Steps::range(task.start, task.end, task.step);
     let mut stats = QueryStats::default();
     let mut states = Vec::new();
+    // The merged state, and those that are finished.
+    let (mut share, mut finished) = (querier.memory.share(), 0);
     for leaf in query.leaves() {
         let job =
             Job { leaf: leaf.clone(), steps, predicate: Arc::new(PreparedPredicate::new(&leaf.predicate)) };
-        let partial = Box::pin(job.run(querier, &task, &mut stats)).await?;
-        states.push(partial.map_or_else(Vec::new, |p| p.encode()));
+        let Some(partial) = Box::pin(job.run(querier, &task, &mut stats, (&mut share, finished))).await?
+        else {
+            states.push(Vec::new());
+            continue;
+        };
+        share.resize(finished + 2 * partial.memory_bytes()).await?;
+        states.push(partial.encode());
+        finished = states.iter().map(Vec::len).sum();
+        drop(partial);
+        share.resize(finished).await?;
     }
+    share.resize(2 * finished).await?;
     Ok(MetricResult { partials: MetricResult::pack(&states), stats })
 }
 
@@ -62,19 +78,16 @@ struct Wanted {
 }
 
 impl Job {
-    /// The merged state over all blocks; `None` if no stream matches.
+    /// The merged state over all blocks; `None` if no stream matches. `share` holds it beside `held` bytes of others.
     async fn run(
         &self,
         querier: &Querier,
         task: &MetricTask,
         stats: &mut QueryStats,
+        (share, held): (&mut QueryShare, usize),
     ) -> Result<Option<Partial>> {
         let wanted = self.select(querier, task).await?;
         let mut merged: Option<Partial> = None;
-        let mut merge = |partial: Partial| match &mut merged {
-            Some(m) => m.merge(partial),
-            None => merged = Some(partial),
-        };
         let mut scans = FuturesOrdered::new();
         let mut shared = Vec::new();
         for (block, wanted) in task.blocks.iter().zip(wanted) {
@@ -89,17 +102,17 @@ impl Job {
             }
         }
         while let Some(scanned) = scans.next().await {
-            let (partial, found) = scanned?;
+            let (partial, found, own) = scanned?;
             stats.merge(&found);
             if stats.block_bytes > task.max_bytes {
                 return Err(crate::over_budget(stats.block_bytes));
             }
-            merge(partial);
+            merge(&mut merged, partial, (share, held), own).await?;
         }
         if !shared.is_empty() {
-            let (partial, found) = Box::pin(self.join(querier, task, shared)).await?;
+            let (partial, found, own) = Box::pin(self.join(querier, task, shared)).await?;
             stats.merge(&found);
-            merge(partial);
+            merge(&mut merged, partial, (share, held), own).await?;
         }
         Ok(merged)
     }
@@ -158,7 +171,7 @@ impl Job {
         querier: &Querier,
         (tenant, block): (&TenantId, &BlockRef),
         streams: Vec<u32>,
-    ) -> Result<(Partial, QueryStats)> {
+    ) -> Result<(Partial, QueryStats, QueryShare)> {
         let (_open, queued) = querier.pool.open().await?;
         let block = querier.blocks.open(tenant, block).await?;
         // Where only the number of entries counts, lines are not read.
@@ -168,19 +181,21 @@ impl Job {
         let metadata = self.leaf.needs_metadata();
         let (plan, observer, mut stats) = self.begin(querier, &block, streams, metadata).await?;
         stats.queue_seconds += queued;
-        let mut work = Work::new(block.clone(), plan, observer);
+        let mut work = Work::new(block.clone(), plan, observer, querier.memory.share());
         if times_only {
+            work.make_room(0).await?;
             let pages = querier.blocks.fetch(&block, &work.plan.time_ranges(&block.meta)).await?;
             stats.compressed_bytes += pages.read;
             stats.blocks = 1;
             (work, _) =
                 querier.pool.run(move |cancelled| work.times(&pages, cancelled).map(|()| work)).await?;
             stats.merge(&work.stats);
-            return Ok((work.observer.finish(), stats));
+            return Ok((work.observer.finish(), stats, work.share));
         }
         let parts = work.plan.parts(&block.meta, PART_BYTES);
         stats.blocks = u64::from(!parts.is_empty());
         for part in parts {
+            work.make_room(0).await?;
             let pages = querier.blocks.fetch(&block, &work.plan.part_ranges(&block.meta, &part)).await?;
             stats.compressed_bytes += pages.read;
             let scan = move |cancelled: &Cancelled| {
@@ -190,7 +205,7 @@ impl Job {
             (work, _) = querier.pool.run(scan).await?;
         }
         stats.merge(&work.stats);
-        Ok((work.observer.finish(), stats))
+        Ok((work.observer.finish(), stats, work.share))
     }
 
     /// Scans streams that blocks share, one block after the other; an entry that an earlier block had is passed over.
@@ -199,16 +214,19 @@ impl Job {
         querier: &Querier,
         task: &MetricTask,
         blocks: Vec<(&BlockRef, Vec<u32>)>,
-    ) -> Result<(Partial, QueryStats)> {
+    ) -> Result<(Partial, QueryStats, QueryShare)> {
         let (_open, queued) = querier.pool.open().await?;
         let mut seen: FxHashMap<Labels, FxHashSet<EntryHash>> = FxHashMap::default();
         let mut observer = self.leaf.observer(self.steps)?;
+        let mut share = querier.memory.share();
         let mut stats = QueryStats { queue_seconds: queued, ..QueryStats::default() };
         for (block, streams) in blocks {
             let block = querier.blocks.open(&task.tenant, block).await?;
             let (plan, _, _) = self.begin(querier, &block, streams, true).await?;
-            let mut work = Work::new(block.clone(), plan, observer);
+            let mut work = Work::new(block.clone(), plan, observer, share);
             for part in work.plan.parts(&block.meta, PART_BYTES) {
+                let identities = seen.values().map(FxHashSet::len).sum::<usize>();
+                work.make_room(identities * IDENTITY_BYTES).await?;
                 let pages = querier.blocks.fetch(&block, &work.plan.part_ranges(&block.meta, &part)).await?;
                 stats.compressed_bytes += pages.read;
                 let scan = move |cancelled: &Cancelled| {
@@ -242,9 +260,9 @@ impl Job {
                 }
             }
             stats.merge(&work.stats);
-            observer = work.observer;
+            (observer, share) = (work.observer, work.share);
         }
-        Ok((observer.finish(), stats))
+        Ok((observer.finish(), stats, share))
     }
 
     async fn begin(
@@ -266,6 +284,21 @@ impl Job {
     }
 }
 
+/// Merges the state of a scan, which `own` holds, into that of the task, which `share` holds beside `held` bytes.
+async fn merge(
+    merged: &mut Option<Partial>,
+    partial: Partial,
+    (share, held): (&mut QueryShare, usize),
+    own: QueryShare,
+) -> Result<()> {
+    match merged {
+        Some(m) => m.merge(partial),
+        None => *merged = Some(partial),
+    }
+    drop(own);
+    share.resize(held + merged.as_ref().map_or(0, Partial::memory_bytes)).await
+}
+
 /// Decides by stream, time, line and metadata whether an entry counts.
 type Counts<'a> = dyn FnMut(&Labels, Timestamp, &[u8], LabelsRef<'_>) -> bool + 'a;
 
@@ -277,18 +310,29 @@ struct Work {
     buffers: ScanBuffers,
     labels: BTreeMap<u32, Labels>,
     stats: QueryStats,
+    share: QueryShare,
+    /// What `share` holds besides the observer's state.
+    other_bytes: usize,
 }
 
 impl Work {
     /// Boxed, because it moves from thread to thread with its buffers.
-    fn new(block: Arc<Block>, plan: ScanPlan, observer: RangeObserver) -> Box<Self> {
+    fn new(block: Arc<Block>, plan: ScanPlan, observer: RangeObserver, share: QueryShare) -> Box<Self> {
         let (buffers, labels) = (ScanBuffers::new(), BTreeMap::new());
-        Box::new(Self { block, plan, observer, buffers, labels, stats: QueryStats::default() })
+        let stats = QueryStats::default();
+        Box::new(Self { block, plan, observer, buffers, labels, stats, share, other_bytes: 0 })
+    }
+
+    /// Waits for the memory of the next step, and gives back what the last one did not need. `other_bytes` are held
+    /// besides.
+    async fn make_room(&mut self, other_bytes: usize) -> Result<()> {
+        self.other_bytes = other_bytes;
+        self.share.resize(other_bytes + self.observer.memory_bytes() + STEP_BYTES).await
     }
 
     /// Observes every time of the plan.
     fn times(&mut self, pages: &Pages, cancelled: &Cancelled) -> Result<()> {
-        let Self { block, plan, observer, buffers, labels, stats } = self;
+        let Self { block, plan, observer, buffers, labels, stats, share, .. } = self;
         let mut outcome = Ok(());
         let scanned = scan_times(&block.meta, plan, &pages.fetched, buffers, |stream, times| {
             if outcome.is_err() {
@@ -298,7 +342,8 @@ impl Work {
                 cancelled.check()?;
                 stats.block_lines += times.len() as u64;
                 stats.post_filter_lines += times.len() as u64;
-                observer.observe_times(times, labels)
+                observer.observe_times(times, labels)?;
+                share.grow_to(observer.memory_bytes())
             });
         });
         scanned.map_err(|e| block.damaged(&e))?;
@@ -312,14 +357,19 @@ impl Work {
         pages: &Pages,
         counts: &mut Counts<'_>,
     ) -> Result<()> {
-        let Self { block, plan, observer, buffers, labels, stats } = self;
-        let mut outcome = Ok(());
+        let Self { block, plan, observer, buffers, labels, stats, share, other_bytes } = self;
+        let (mut outcome, mut rows) = (Ok(()), 0);
         let scanned = scan_pages(&block.meta, plan, part, &pages.fetched, buffers, |row| {
             outcome = labels_of(labels, block, row.stream).and_then(|labels| {
                 if !counts(labels, row.timestamp, row.line, row.metadata) {
                     return Ok(());
                 }
-                observer.observe(row.timestamp, row.line, labels, row.metadata)
+                observer.observe(row.timestamp, row.line, labels, row.metadata)?;
+                rows += 1;
+                match rows % MEASURED_ROWS {
+                    0 => share.grow_to(*other_bytes + observer.memory_bytes()),
+                    _ => Ok(()),
+                }
             });
             if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });

@@ -1,9 +1,12 @@
 //! The service that answers queries.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use skald_model::{Direction, Labels, LogEntry, QueryStats, Result, TenantId, TimeRange, Timestamp};
 
 use crate::ingester::StreamInfo;
+use crate::memory::QueryShare;
 use crate::patterns::{PatternSeries, PatternsQuery};
 use crate::tail::{TailQuery, TailStream};
 
@@ -78,6 +81,19 @@ pub enum QueryData {
     Scalar(Timestamp, f64),
 }
 
+impl QueryData {
+    /// Bytes of memory that it takes, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let series =
+            |s: &Series| size_of::<Series>() + s.labels.packed().len() + size_of_val(s.samples.as_slice());
+        match self {
+            Self::Streams(entries) => entries.iter().map(LogEntry::memory_bytes).sum(),
+            Self::Matrix(all) | Self::Vector(all) => all.iter().map(series).sum(),
+            Self::Scalar(..) => 0,
+        }
+    }
+}
+
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct QueryResponse {
@@ -87,6 +103,15 @@ pub struct QueryResponse {
     pub stats: QueryStats,
     /// Things the reader of the answer should know, such as partial results.
     pub warnings: Vec<String>,
+    /// What the data holds of the memory for queries, until it is written; `None` from another process.
+    pub memory: Option<Arc<QueryShare>>,
+}
+
+impl QueryResponse {
+    /// An answer without warnings that holds no memory of queries.
+    pub fn new(data: QueryData, stats: QueryStats) -> Self {
+        Self { data, stats, warnings: Vec::new(), memory: None }
+    }
 }
 
 /// Asks for streams, label names or values.

@@ -11,6 +11,7 @@ pub mod distributor;
 pub mod frontend;
 pub mod grpc;
 pub mod ingester;
+pub mod memory;
 pub mod patterns;
 pub mod querier;
 pub mod tail;

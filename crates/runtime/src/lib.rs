@@ -1,4 +1,5 @@
-//! What every process of Skald stands on: clock, tasks, telemetry, TLS, and the HTTP and gRPC server shells.
+//! What every process of Skald stands on: clock, tasks, budgets of memory, telemetry, TLS, and the HTTP and gRPC server
+//! shells.
 //!
 //! Services get these handed in; nothing here holds global state but the tracing subscriber and the panic hook.
 //! This crate knows no route, no service and no setting of theirs: it runs what it is given.
@@ -6,6 +7,7 @@
 pub mod clock;
 pub mod grpc;
 pub mod http;
+pub mod memory;
 pub mod metrics;
 pub mod tasks;
 pub mod telemetry;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
+mod allocator;
 mod build_info;
 mod cli;
 mod config;
@@ -18,31 +19,10 @@ use config::{Config, Loaded, Sources};
 
 /// Quicker than the system's allocator when many threads work, and it gives freed memory back sooner.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Number of mimalloc's option for the delay in milliseconds after which freed memory goes back to the system.
-const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-
-/// How long freed memory is kept. Segments of tens of megabytes come and go all the time: at mimalloc's 10 ms they cost a
-/// quarter more resident memory at full ingest, at 0 a query pays for its buffers anew each time.
-const PURGE_DELAY_MS: std::ffi::c_long = 3;
-
-/// Number of mimalloc's option that says whether memory is committed as a whole when it is reserved. Then freed parts of
-/// it stay resident for long: under many pushes and queries at once twice the memory that is in use.
-const ARENA_EAGER_COMMIT: libmimalloc_sys::mi_option_t = 4;
-
-/// Makes the allocator give freed memory back soon.
-fn give_memory_back_soon() {
-    #[expect(unsafe_code, reason = "mimalloc has no safe way to set an option")]
-    // SAFETY: setting options is not thread safe, and this runs before any other thread does.
-    unsafe {
-        libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_DELAY_MS);
-        libmimalloc_sys::mi_option_set(ARENA_EAGER_COMMIT, 0);
-    }
-}
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
-    give_memory_back_soon();
+    allocator::give_memory_back_soon();
     let cli = Cli::parse_from(cli::normalise(std::env::args()));
     if let Command::Client(command) = &cli.command {
         return skald_client::run(command);

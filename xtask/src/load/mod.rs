@@ -18,23 +18,20 @@ use crate::server::{Client, Setup};
 use crate::{answer, workspace};
 
 /// Budgets of the server, in MiB, and the keys that set them.
-const BUDGETS: [(&str, u64); 9] = [
+const BUDGETS: [(&str, u64); 10] = [
+    ("distributor.inflight_bytes_max", 24),
     ("distributor.stream_cache_bytes", 4),
     ("ingester.memory_budget", 64),
     ("ingester.wal.queue_bytes", 8),
+    ("pattern_ingester.max_bytes", 8),
     ("querier.block_cache_bytes", 16),
     ("querier.fetch_bytes_max", 32),
+    ("querier.query_memory_budget", 32),
     ("frontend.metadata_cache_bytes", 4),
     ("table.snapshots_bytes_max", 16),
-    // Bodies of requests that are being read, and answers that are being written.
-    (REQUESTS, 48),
-    // The program itself, its threads, and what the allocator keeps.
-    (PROGRAM, 96),
 ];
-/// What a query may take besides, in MiB: its partial results, for which the server has no budget of its own.
-const QUERY: u64 = 32;
-const REQUESTS: &str = "allowance for requests under way";
-const PROGRAM: &str = "allowance for the program";
+/// What the program itself may take, its threads, its connections, and what the allocator keeps, in MiB.
+const ALLOWANCE: u64 = 96;
 
 /// Options of `load`.
 #[derive(clap::Args)]
@@ -51,8 +48,7 @@ pub(crate) struct Args {
     /// The tenant's rate in MB per second. Everything above is refused.
     #[arg(long, default_value_t = 6)]
     rate_mb: u64,
-    /// How far back queries look. Metric queries keep memory in proportion to it, for which the server has no budget yet:
-    /// with 10m at 20 pushers and 10 queries quantile_over_time alone takes some hundred MB.
+    /// How far back queries look. Metric queries need memory in proportion to it.
     #[arg(long, default_value = "1m")]
     since: String,
     /// Ask only the query with this number, to find out what it costs.
@@ -195,6 +191,7 @@ fn config(rate_mb: u64) -> String {
     let sections: &[(&str, &str)] = &[
         ("distributor", ""),
         ("ingester", ", segment_target_bytes: 16MB, memory_wait: 1s"),
+        ("pattern_ingester", ""),
         ("querier", ""),
         ("frontend", ""),
         ("table", ""),
@@ -235,21 +232,17 @@ fn report(args: &Args, pushed: &[Pushed], sampler: &Sampler, shared: &Shared) {
     if pushes.refused == 0 {
         shared.find("nothing was refused, so no limit was met: raise --pushers or lower --rate-mb".into());
     }
-    let (mut budget, mut allowance) = (0, QUERY * args.queries as u64);
-    for (name, size) in BUDGETS {
-        *(if [REQUESTS, PROGRAM].contains(&name) { &mut allowance } else { &mut budget }) += size;
-    }
+    let budget: u64 = BUDGETS.iter().map(|(_, size)| size).sum();
     let peak = sampler.peak() >> 20;
     println!(
-        "load: at most {peak} MiB resident; budgets of {budget} MiB and an allowance of {allowance} MiB ({QUERY} for each \
-         query) make {} MiB",
-        budget + allowance
+        "load: at most {peak} MiB resident; budgets of {budget} MiB and an allowance of {ALLOWANCE} MiB make {} MiB",
+        budget + ALLOWANCE
     );
     if peak == 0 {
         println!("load: this system does not tell the memory of a process: not checked");
     }
-    if peak > budget + allowance {
-        shared.find(format!("{peak} MiB resident, more than {} MiB", budget + allowance));
+    if peak > budget + ALLOWANCE {
+        shared.find(format!("{peak} MiB resident, more than {} MiB", budget + ALLOWANCE));
     }
 }
 

@@ -47,8 +47,9 @@ pub(crate) fn decoded_len(headers: &HeaderMap, body: &[u8], limit: usize) -> usi
         Compression::None => snap::raw::decompress_len(body).ok().filter(|n| *n <= limit).unwrap_or(0),
         other => other.inflated_len(body, limit),
     };
-    // Lines that were unescaped take about as much as the message that they stood in.
-    message.max(body.len())
+    // Lines that were unescaped take about as much as the message that they stood in; where they lie, a quarter.
+    let lines = message.max(body.len());
+    lines.saturating_add(lines / 4)
 }
 
 impl Compression {

@@ -42,11 +42,12 @@ pub(crate) async fn push_otlp(State(state): State<PushState>, request: Request) 
 async fn push(state: &PushState, request: Request) -> Result<(), Error> {
     let (parts, body) = request.into_parts();
     let tenant = tenant(&parts.headers, &state.config)?;
-    let (body, charge) = state.read(&parts.headers, body).await?;
+    let (body, mut charge) = state.read(&parts.headers, body).await?;
     let rules = state.otlp_rules.of(&state.limits.of(&tenant));
     let (now, limit) = (state.clock.now(), state.config.max_decompressed_size);
     let decode = move || decode(&parts.headers, body, limit, now, &rules);
     let push = charge.decode(decode).await?;
+    charge.grow_to(super::memory_bytes(&push)).await?;
     if push.entries.refs.is_empty() {
         // Only records that show nothing.
         return Ok(());

@@ -1,11 +1,14 @@
 //! Answers of queries as JSON, row by row, so that a large one is on its way to the client before it is all written.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderValue, header};
 use skald_rpc::frontend::{QueryData, QueryResponse, Series};
+use skald_rpc::memory::QueryShare;
 
 use super::json;
 use super::stats;
@@ -60,7 +63,7 @@ pub(crate) fn respond(response: QueryResponse, flags: &Flags) -> Response {
     };
     stats::write(&mut tail, &response.stats);
     tail.extend_from_slice(b"}}\n");
-    in_pieces(Pieces { buffer: head, rows: Some(rows), tail })
+    in_pieces(Pieces { buffer: head, rows: Some(rows), tail, memory: response.memory })
 }
 
 /// A whole answer that is already written.
@@ -92,6 +95,8 @@ pub(super) struct Pieces {
     pub(super) rows: Option<Box<dyn Rows>>,
     /// What comes after the rows.
     pub(super) tail: Vec<u8>,
+    /// What the rows hold of the memory for queries.
+    pub(super) memory: Option<Arc<QueryShare>>,
 }
 
 impl Iterator for Pieces {
@@ -102,7 +107,7 @@ impl Iterator for Pieces {
         while self.buffer.len() < PIECE_BYTES {
             if !rows.next(&mut self.buffer) {
                 self.buffer.append(&mut self.tail);
-                self.rows = None;
+                (self.rows, self.memory) = (None, None);
                 break;
             }
         }

@@ -24,9 +24,8 @@ async fn text(data: QueryData, flags: &str, warnings: &[&str]) -> String {
         headers.insert("x-loki-response-encoding-flags", flags.parse().unwrap());
     }
     let response = QueryResponse {
-        data,
-        stats: QueryStats::default(),
         warnings: warnings.iter().map(|w| (*w).to_owned()).collect(),
+        ..QueryResponse::new(data, QueryStats::default())
     };
     let response = respond(response, &Flags::of(&headers));
     assert_eq!(response.headers()["content-type"], "application/json; charset=UTF-8");
@@ -140,8 +139,7 @@ async fn large_answers_come_in_pieces() {
     });
     let line: &'static str = "0123456789".repeat(100).leak();
     let entries: Vec<_> = (0..500).map(|t| entry(t, line, &labels)).collect();
-    let response =
-        QueryResponse { data: QueryData::Streams(entries), stats: QueryStats::default(), warnings: vec![] };
+    let response = QueryResponse::new(QueryData::Streams(entries), QueryStats::default());
     let mut body = respond(response, &Flags::default()).into_body();
     let (mut pieces, mut all) = (0, Vec::new());
     while let Some(frame) = body.frame().await {

@@ -21,8 +21,9 @@ pub(super) fn respond(response: QueryResponse) -> Result<Response, ApiError> {
     let mut tail = b"],".to_vec();
     stats::write(&mut tail, &response.stats);
     tail.extend_from_slice(b"}\n");
-    let rows = LegacyRows::new(entries);
-    Ok(answer::in_pieces(Pieces { buffer: b"{\"streams\":[".to_vec(), rows: Some(Box::new(rows)), tail }))
+    let rows: Box<dyn Rows> = Box::new(LegacyRows::new(entries));
+    let buffer = b"{\"streams\":[".to_vec();
+    Ok(answer::in_pieces(Pieces { buffer, rows: Some(rows), tail, memory: response.memory }))
 }
 
 /// `{"values":[…]}`

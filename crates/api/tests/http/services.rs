@@ -56,7 +56,7 @@ impl Services {
 
     fn response(&self) -> QueryResponse {
         let data = self.data.lock().unwrap().clone().unwrap_or(QueryData::Streams(vec![]));
-        QueryResponse { data, stats: QueryStats::default(), warnings: vec![] }
+        QueryResponse::new(data, QueryStats::default())
     }
 }
 

@@ -352,7 +352,7 @@ async fn batches_without_room_are_stood_for_by_the_next() {
     let node_dir = tempfile::tempdir().unwrap();
     let metrics = crate::metrics::Metrics::of_test().patterns;
     let (patterns, mut queue) = Patterns::open(&Config::default(), Some(node_dir.path()), &metrics);
-    let memory = crate::memory::Memory::new(64 << 20);
+    let memory = skald_runtime::memory::Memory::new(64 << 20);
     let lines: Vec<_> = (0..100).map(|i| (START + i, "took 1 s", "")).collect();
     let held = |lsn| {
         let reservation = memory.try_reserve(QUEUE_BYTES / 2).unwrap();

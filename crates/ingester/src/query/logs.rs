@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use skald_logql::{LogQuery, PipelineTask, PlainLabels, Processed};
 use skald_model::{EntryHash, Labels, LabelsRef, LogEntry, QueryStats, Result, Timestamp};
+use skald_rpc::memory::QueryShare;
 use skald_rpc::querier::{LogResult, LogTask};
 
 use super::merge::Merge;
@@ -12,11 +13,15 @@ use super::sources::{BodySearch, Copies, Source, Sources};
 use super::{Budget, Cancelled};
 use crate::segment::Segment;
 
-/// Runs a log task over segments, older ones first.
+/// Bytes of entries between two looks at whether there is memory for more.
+const MEASURED_BYTES: usize = 256 << 10;
+
+/// Runs a log task over segments, older ones first. `share` holds its answer.
 pub(crate) fn query_logs(
     segments: &[Arc<Segment>],
     query: &LogQuery,
     task: &LogTask,
+    share: &mut QueryShare,
     cancelled: &Cancelled,
 ) -> Result<LogResult> {
     let sources = Sources::select(segments, &query.selector, task.range, |_| true);
@@ -29,6 +34,7 @@ pub(crate) fn query_logs(
     let mut stages = Stages::new(query);
     let budget = Budget { bytes_max: task.max_bytes, cancelled };
     let mut entries = Vec::new();
+    let (mut bytes, mut measured) = (0, 0);
     let cursors = sources.list.iter().map(Source::cursor).collect();
     let mut merge = Merge::new(cursors, task.direction);
     while entries.len() < task.limit {
@@ -52,14 +58,20 @@ pub(crate) fn query_logs(
             continue;
         }
         stats.post_filter_lines += 1;
-        entries.push(LogEntry {
+        let entry = LogEntry {
             timestamp: row.timestamp,
             // A copy, so that a short line does not keep the body of a whole push in memory.
             line: Bytes::copy_from_slice(&done.line),
             labels: done.labels,
             stream: stream.id,
             identity,
-        });
+        };
+        bytes += entry.memory_bytes();
+        entries.push(entry);
+        if bytes - measured >= MEASURED_BYTES {
+            measured = bytes;
+            share.grow_to(bytes)?;
+        }
     }
     Ok(LogResult { entries, stats })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use skald_logql::metric::{MetricQuery, RangeLeaf, Steps};
 use skald_model::{Direction, EntryHash, QueryStats, Result};
+use skald_rpc::memory::QueryShare;
 use skald_rpc::querier::{MetricResult, MetricTask};
 
 use super::merge::Merge;
@@ -11,26 +12,32 @@ use super::sources::{BodySearch, Copies, Source, Sources};
 use super::{Budget, Cancelled};
 use crate::segment::{Row, Segment};
 
-/// Runs a metric task over segments, older ones first.
+/// Entries between two looks at what the state takes.
+const MEASURED_ROWS: u64 = 1024;
+
+/// Runs a metric task over segments, older ones first. `share` holds its states.
 pub(crate) fn query_metric(
     segments: &[Arc<Segment>],
     query: &MetricQuery,
     task: &MetricTask,
+    share: &mut QueryShare,
     cancelled: &Cancelled,
 ) -> Result<MetricResult> {
     let steps = Steps::range(task.start, task.end, task.step);
     let budget = Budget { bytes_max: task.max_bytes, cancelled };
     let mut stats = QueryStats { ingesters: 1, ..QueryStats::default() };
-    let mut partials = Vec::new();
+    let mut partials: Vec<u8> = Vec::new();
     for leaf in query.leaves() {
-        let state = aggregate(segments, leaf, steps, task, &budget, &mut stats)?;
+        let state = aggregate(segments, leaf, steps, task, &budget, &mut stats, &mut |bytes| {
+            share.grow_to(partials.len() + bytes)
+        })?;
         partials.extend_from_slice(&(state.len() as u32).to_le_bytes());
         partials.extend_from_slice(&state);
     }
     Ok(MetricResult { partials: partials.into(), stats })
 }
 
-/// The encoded state of one range aggregation; empty if no stream matches.
+/// The encoded state of one range aggregation; empty if no stream matches. `hold` is told how many bytes it takes.
 fn aggregate(
     segments: &[Arc<Segment>],
     leaf: &Arc<RangeLeaf>,
@@ -38,6 +45,7 @@ fn aggregate(
     task: &MetricTask,
     budget: &Budget<'_>,
     stats: &mut QueryStats,
+    hold: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<u8>> {
     let (own, shards) = (u64::from(task.shard.0), u64::from(task.shard.1.max(1)));
     let sources = Sources::select(segments, &leaf.selector, leaf.times(steps), |id| {
@@ -77,7 +85,12 @@ fn aggregate(
             }
             stats.post_filter_lines += 1;
             observer.observe(row.timestamp, line, &source.stream.labels, metadata)?;
+            if stats.post_filter_lines % MEASURED_ROWS == 0 {
+                hold(observer.memory_bytes())?;
+            }
         }
     }
+    // Beside the state its encoded form.
+    hold(2 * observer.memory_bytes())?;
     Ok(observer.finish().encode())
 }

@@ -2,13 +2,14 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use skald_model::{Direction, LogEntry, PushStamp, TimeRange};
+use skald_rpc::memory::QueryMemory;
 use skald_rpc::querier::{LogResult, LogTask};
 use std::collections::HashSet;
 
 use super::*;
-use crate::memory::Memory;
 use crate::samples::{Sample, batch, tenant};
 use crate::segment::{HeldBatch, Segment};
+use skald_runtime::memory::Memory;
 
 /// A segment of one push.
 fn segment(lsn: u64, streams: &[(&str, &[Sample<'_>])]) -> Arc<Segment> {
@@ -32,7 +33,8 @@ fn task(query: &str, direction: Direction, limit: usize) -> LogTask {
 }
 
 fn run(segments: &[Arc<Segment>], task: &LogTask) -> Result<LogResult> {
-    query_logs(segments, &parse_log(&task.query)?, task, &Cancelled::default())
+    let mut share = QueryMemory::default().share();
+    query_logs(segments, &parse_log(&task.query)?, task, &mut share, &Cancelled::default())
 }
 
 fn show(e: &LogEntry) -> String {
@@ -111,7 +113,8 @@ fn what_is_not_a_log_query_is_refused_and_invalid_stages_only_where_they_meet_a_
     let run = |selector: &str| {
         let mut query = parse_log(selector).unwrap();
         query.invalid = skald_logql::parse("{").err();
-        query_logs(&segments, &query, &task(selector, Forward, 9), &Cancelled::default())
+        let mut share = QueryMemory::default().share();
+        query_logs(&segments, &query, &task(selector, Forward, 9), &mut share, &Cancelled::default())
     };
     assert!(run(r#"{app="a"}"#).is_err());
     assert!(run(r#"{app="b"}"#).unwrap().entries.is_empty());
@@ -231,7 +234,8 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
             cut: None,
             skip: Arc::default(),
         };
-        query_metric(&segments, &query, &task, &Cancelled::default()).unwrap()
+        let mut share = QueryMemory::default().share();
+        query_metric(&segments, &query, &task, &mut share, &Cancelled::default()).unwrap()
     };
     let run = |shard| run_without(shard, &[]);
     let whole = run((0, 1));
@@ -246,6 +250,27 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
     let in_table = (a.id, EntryHash::of(S, b"x", LabelsRef::EMPTY));
     let rest = run_without((0, 1), &[in_table]);
     assert_eq!(rest.stats.post_filter_lines, 4, "both aggregations leave it out");
+}
+
+#[test]
+fn what_a_query_holds_is_held_against_the_memory_of_queries() {
+    use skald_model::Kind;
+    use skald_rpc::memory::QueryMemoryConfig;
+    let line = "x".repeat(100_000);
+    let entries: Vec<Sample<'_>> = (0..20).map(|t| (t, line.as_str(), "")).collect();
+    let segments = [segment(1, &[("a", &entries)])];
+    let run = |query_max, limit| {
+        let config = QueryMemoryConfig { budget: 1 << 20, query_max, ..QueryMemoryConfig::default() };
+        let mut share = QueryMemory::new(&config).share();
+        let task = task(r#"{app="a"}"#, Direction::Forward, limit);
+        query_logs(&segments, &parse_log(&task.query).unwrap(), &task, &mut share, &Cancelled::default())
+    };
+    assert_eq!(run(1 << 20, 9).unwrap().entries.len(), 9);
+    let error = run(1 << 20, 20).unwrap_err();
+    assert!(
+        error.kind == Kind::InvalidArgument && error.message.contains("querier.query_memory_max"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -20,9 +20,9 @@ use skald_model::{
     Batch, Digest, EntryHash, EntryRef, Labels, LabelsRef, PushId, PushStamp, StreamId, TimeRange, Timestamp,
 };
 
-use crate::memory::Reservation;
 use crate::wal::Lsn;
 pub use rows::Row;
+use skald_runtime::memory::Reservation;
 
 /// A logged batch with its share of the memory budget, given back when the last holder lets go.
 #[derive(Debug)]
@@ -425,12 +425,13 @@ impl Segment {
     }
 }
 
-/// Bytes of memory that a batch will cost in a segment, roughly: its buffers, its rows with room to grow, and what a
-/// stream costs besides.
+/// Bytes of memory that a batch will cost in a segment, roughly: its buffers, its rows with room to grow, what a
+/// stream costs besides, and what the allocator rounds all that up by.
 pub fn memory_cost(batch: &Batch) -> usize {
     const STREAM_BYTES: usize = 256;
     let compressed = batch.entries.compressed.as_ref().map_or(0, bytes::Bytes::len);
     let rows = batch.entries.refs.len() * size_of::<Row>() * 3 / 2;
     let streams: usize = batch.streams.iter().map(|s| STREAM_BYTES + s.labels.packed().len()).sum();
-    batch.entries.memory_bytes() - compressed + rows + streams + size_of::<HeldBatch>()
+    let bytes = batch.entries.memory_bytes() - compressed + rows + streams + size_of::<HeldBatch>();
+    bytes + bytes / 16
 }

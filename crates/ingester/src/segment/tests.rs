@@ -2,8 +2,8 @@ use proptest::prelude::*;
 use skald_model::time::DAY;
 
 use super::*;
-use crate::memory::Memory;
 use crate::samples::{self, Sample, batch, tenant};
+use skald_runtime::memory::Memory;
 
 fn held(batch: Batch, lsn: Lsn) -> HeldBatch {
     let bytes = memory_cost(&batch);

@@ -65,6 +65,14 @@ enum Matrix {
 }
 
 impl MetricQuery {
+    /// About how many bytes it takes to compute the answer: a place for each step of each series, and its point in the
+    /// answer.
+    pub fn evaluation_bytes(&self, partials: &[Partial], steps: Steps) -> usize {
+        const STEP_BYTES: usize = size_of::<Option<f64>>() + size_of::<(Timestamp, f64)>();
+        let series: usize = partials.iter().map(Partial::series).sum();
+        series.saturating_mul(steps.count()).saturating_mul(STEP_BYTES)
+    }
+
     /// Computes the answer. `partials` are the merged states of the leaves, in their order; a leaf for which no stream
     /// matched has an empty state.
     pub fn evaluate(

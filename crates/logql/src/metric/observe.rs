@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use skald_model::{Error, Labels, LabelsRef, Timestamp};
 
 use super::plan::RangeLeaf;
-use super::state::{Fold, Partial};
+use super::state::{Fold, Partial, SERIES_BYTES};
 use super::window::{Span, Steps, Windows};
 use crate::ast::{Conversion, RangeOp, Unwrap};
 use crate::pipeline::{ERROR, ERROR_DETAILS, EntryState, Filter, NameId, Pipeline, PipelineTask, pack};
@@ -18,6 +18,8 @@ const SAMPLE_ERROR: &str = "SampleExtractionErr";
 const MAX_SERIES: usize = 200_000;
 /// Label sets remembered before they are looked up anew.
 const MAX_KEYS: usize = 65_536;
+/// What such a label set costs besides its bytes.
+const KEY_BYTES: usize = 64;
 
 /// Takes the entries of one task for one range aggregation.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct RangeObserver {
     fold: Fold,
     task: PipelineTask,
     partial: Partial,
+    /// What `partial` and `series` take, counted as they grow.
+    bytes: isize,
     unwrap: Option<UnwrapTask>,
     /// The labels of `by`, by number; `None` if all labels count but `without`.
     by: Option<Vec<(String, NameId)>>,
@@ -82,6 +86,7 @@ impl RangeLeaf {
             windows,
             fold: self.fold(),
             partial: Partial::new(self.fold()),
+            bytes: 0,
             leaf: self.clone(),
             task,
             unwrap,
@@ -142,7 +147,7 @@ impl RangeObserver {
         if self.is_plain && (metadata.is_empty() || !self.leaf.needs_metadata()) {
             let value = self.line_value(line.len());
             let series = self.plain_series(stream)?;
-            self.partial.buckets[series as usize].add(self.fold, bucket, timestamp, value);
+            self.add(series, bucket, timestamp, value);
             return Ok(());
         }
         let Some(changed) = self.task.run(timestamp, line, stream, metadata) else { return Ok(()) };
@@ -158,8 +163,12 @@ impl RangeObserver {
             return Ok(());
         }
         let series = self.series()?;
-        self.partial.buckets[series as usize].add(self.fold, bucket, timestamp, value);
+        self.add(series, bucket, timestamp, value);
         Ok(())
+    }
+
+    fn add(&mut self, series: u32, bucket: i64, timestamp: Timestamp, value: f64) {
+        self.bytes += self.partial.buckets[series as usize].add(self.fold, bucket, timestamp, value);
     }
 
     /// Adds entries of one stream by their times alone. Only for a leaf that needs neither lines nor their lengths, and
@@ -172,7 +181,7 @@ impl RangeObserver {
         if start >= end {
             return Ok(());
         }
-        let series = self.plain_series(stream)? as usize;
+        let series = self.plain_series(stream)?;
         let mut rest = &times[start..end];
         while let Some(first) = rest.first() {
             let bucket = self.bucket(*first);
@@ -180,10 +189,10 @@ impl RangeObserver {
             rest = others;
             let Some(bucket) = bucket else { continue };
             if self.fold == Fold::Sum {
-                self.partial.buckets[series].add(self.fold, bucket, *first, same.len() as f64);
+                self.add(series, bucket, *first, same.len() as f64);
             } else {
                 for t in same {
-                    self.partial.buckets[series].add(self.fold, bucket, *t, 1.0);
+                    self.add(series, bucket, *t, 1.0);
                 }
             }
         }
@@ -197,9 +206,9 @@ impl RangeObserver {
         self.span.bucket
     }
 
-    /// Bytes of memory that the state takes, roughly, to be held against a query's budget.
+    /// Bytes of memory that the state takes, roughly, to be held against a query's budget. Costs nothing to ask.
     pub fn memory_bytes(&self) -> usize {
-        self.partial.memory_bytes()
+        self.bytes.max(0) as usize
     }
 
     /// The state so far.
@@ -265,7 +274,11 @@ impl RangeObserver {
                 pack(state.pairs().filter(|(name, _)| !excluded(name)).collect())
             }
         };
+        let (known, bytes) = (self.partial.series(), labels.packed().len() + self.key.len());
         let series = self.partial.series_of(labels);
+        if self.partial.series() > known {
+            self.bytes += (bytes + SERIES_BYTES + KEY_BYTES) as isize;
+        }
         if self.series.len() >= MAX_KEYS {
             self.series.clear();
         }

@@ -137,6 +137,17 @@ impl Folded {
         }
     }
 
+    /// Adds a sample and returns by how many bytes its memory has grown.
+    fn add_measured(&mut self, fold: Fold, time: i64, value: f64) -> isize {
+        if !matches!(fold, Fold::Values | Fold::Samples) {
+            self.add(fold, time, value);
+            return 0;
+        }
+        let before = self.memory_bytes() as isize;
+        self.add(fold, time, value);
+        self.memory_bytes() as isize - before
+    }
+
     fn memory_bytes(&self) -> usize {
         match self {
             Folded::Values(v) => v.capacity() * 8,
@@ -147,21 +158,32 @@ impl Folded {
     }
 }
 
+/// What a bucket costs, with the room that its vector has to grow.
+const BUCKET_BYTES: usize = size_of::<(i64, Folded)>() * 3 / 2;
+/// What a series costs besides the bytes of its labels, of which there are two copies.
+pub(crate) const SERIES_BYTES: usize = 160;
+
 /// The buckets of one series, by number.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Buckets(pub(crate) Vec<(i64, Folded)>);
 
 impl Buckets {
-    pub(crate) fn add(&mut self, fold: Fold, bucket: i64, time: i64, value: f64) {
+    /// Adds a sample and returns by how many bytes the memory of all has grown, roughly.
+    pub(crate) fn add(&mut self, fold: Fold, bucket: i64, time: i64, value: f64) -> isize {
         // Entries come in order of time, nearly: the last bucket is the one, or a new one after it.
-        match self.0.last_mut() {
-            Some((last, folded)) if *last == bucket => return folded.add(fold, time, value),
-            Some((last, _)) if *last > bucket => {}
-            _ => return self.0.push((bucket, Folded::new(fold, time, value))),
-        }
-        match self.0.binary_search_by_key(&bucket, |(b, _)| *b) {
-            Ok(i) => self.0[i].1.add(fold, time, value),
-            Err(i) => self.0.insert(i, (bucket, Folded::new(fold, time, value))),
+        let at = match self.0.last_mut() {
+            Some((last, folded)) if *last == bucket => return folded.add_measured(fold, time, value),
+            Some((last, _)) if *last > bucket => self.0.binary_search_by_key(&bucket, |(b, _)| *b),
+            _ => Err(self.0.len()),
+        };
+        match at {
+            Ok(i) => self.0[i].1.add_measured(fold, time, value),
+            Err(i) => {
+                let folded = Folded::new(fold, time, value);
+                let bytes = BUCKET_BYTES + folded.memory_bytes();
+                self.0.insert(i, (bucket, folded));
+                bytes as isize
+            }
         }
     }
 
@@ -203,12 +225,8 @@ impl Partial {
 
     /// Bytes of memory that the state takes, roughly.
     pub fn memory_bytes(&self) -> usize {
-        let labels: usize = self.labels.iter().map(|l| l.packed().len() + 96).sum();
-        let folded = self
-            .buckets
-            .iter()
-            .flat_map(|b| &b.0)
-            .map(|(_, f)| size_of::<(i64, Folded)>() + f.memory_bytes());
+        let labels: usize = self.labels.iter().map(|l| l.packed().len() + SERIES_BYTES).sum();
+        let folded = self.buckets.iter().flat_map(|b| &b.0).map(|(_, f)| BUCKET_BYTES + f.memory_bytes());
         labels + folded.sum::<usize>()
     }
 

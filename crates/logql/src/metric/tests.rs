@@ -117,6 +117,27 @@ fn matching_that_is_not_unique_fails() {
 }
 
 #[test]
+fn what_a_state_takes_is_counted_as_it_grows() {
+    for query in [
+        r#"sum by (pod) (count_over_time({app="a"}[10s]))"#,
+        r#"quantile_over_time(0.9, {app="a"} | logfmt | unwrap v [10s]) by (pod)"#,
+        r#"rate_counter({app="a"} | logfmt | unwrap v [10s])"#,
+    ] {
+        let query = compile(query);
+        let mut observer = query.leaves()[0].observer(Steps::range(0, 100 * SECOND, 10 * SECOND)).unwrap();
+        for i in 0..5000 {
+            let stream = Labels::from_pairs([("app", "a"), ("pod", (i % 100).to_string().as_str())]);
+            let line = format!("v={i}");
+            observer.observe(i % 90 * SECOND, line.as_bytes(), &stream, LabelsRef::EMPTY).unwrap();
+        }
+        let counted = observer.memory_bytes();
+        let state = observer.finish().memory_bytes();
+        // The observer remembers what the labels of its series look like, too.
+        assert!((state..2 * state).contains(&counted), "{counted} counted, {state} taken");
+    }
+}
+
+#[test]
 fn many_values_are_sketched() {
     let query = compile(r#"quantile_over_time(0.9, {a="b"} | logfmt | unwrap v [100h]) by (app)"#);
     let steps = Steps::instant(100_000 * SECOND);

@@ -235,13 +235,14 @@ pub(super) async fn receive_texts(stream: Streaming<proto::TextChunk>) -> Answer
 }
 
 pub(super) fn cut_answer(response: QueryResponse) -> Box<dyn Iterator<Item = proto::QueryChunk> + Send> {
-    let QueryResponse { data, stats, warnings } = response;
+    let QueryResponse { data, stats, warnings, memory } = response;
     let last = proto::QueryChunk { stats: Some(convert::stats_to(&stats)), warnings, ..Default::default() };
     match data {
         QueryData::Streams(entries) => {
             let mut writer = EntryWriter::new(entries);
             let mut last = Some(last);
             Box::new(until_last(move || {
+                let _held_until_sent = &memory;
                 let (entries, is_last) = writer.next_chunk();
                 let rest = if is_last { last.take().unwrap_or_default() } else { Default::default() };
                 let kind = proto::ResultKind::Streams.into();
@@ -295,7 +296,7 @@ pub(super) async fn receive_answer(stream: Streaming<proto::QueryChunk>) -> Answ
             QueryData::Scalar(*time, *value)
         }
     };
-    Ok(QueryResponse { data, stats: complete(stats)?, warnings })
+    Ok(QueryResponse { warnings, ..QueryResponse::new(data, complete(stats)?) })
 }
 
 /// The last chunk has the stats; an answer without it is a part of one.

@@ -187,14 +187,17 @@ impl QueryFrontend for Fake {
             "empty" => QueryData::Matrix(vec![]),
             _ => QueryData::Streams(entries(self.entries)),
         };
-        self.answer(&query, || QueryResponse { data, stats: stats(), warnings: vec!["partial".into()] })
+        self.answer(&query, || QueryResponse {
+            warnings: vec!["partial".into()],
+            ..QueryResponse::new(data, stats())
+        })
     }
     async fn query(&self, query: InstantQuery) -> Result<QueryResponse> {
         let data = match query.query.as_str() {
             "scalar" => QueryData::Scalar(-5, 0.1),
             _ => QueryData::Vector(series(1)),
         };
-        self.answer(&query, || QueryResponse { data, stats: stats(), warnings: vec![] })
+        self.answer(&query, || QueryResponse::new(data, stats()))
     }
     async fn label_names(&self, request: MetadataRequest) -> Result<Vec<String>> {
         self.answer(&request, || vec!["app".into(), "ümlaut".into()])
@@ -216,7 +219,7 @@ impl QueryFrontend for Fake {
     }
     async fn volume(&self, query: VolumeQuery) -> Result<QueryResponse> {
         let data = QueryData::Matrix(series(3));
-        self.answer(&query, || QueryResponse { data, stats: stats(), warnings: vec![] })
+        self.answer(&query, || QueryResponse::new(data, stats()))
     }
     async fn detected_labels(&self, request: MetadataRequest) -> Result<Vec<DetectedLabel>> {
         let label = |i: u64| DetectedLabel { name: format!("label-{i}"), cardinality: i };

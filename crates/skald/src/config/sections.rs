@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use skald_rpc::memory::QueryMemoryConfig;
 use skald_runtime::telemetry::Format;
 use skald_runtime::tls::{ClientTlsConfig, MinVersion, ServerTlsConfig, TlsPolicy};
 use skald_storage::store::{AzureConfig, FilesystemConfig, GcsConfig, S3Config, StoreConfig};
@@ -265,6 +266,15 @@ pub(crate) struct QuerierSection {
     /// Compressed bytes of blocks that may be in memory for scans at a time.
     #[serde(with = "skald_runtime::units::bytes")]
     pub(crate) fetch_bytes_max: u64,
+    /// Memory for what all queries of this process hold besides: states of aggregations, entries found, answers.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) query_memory_budget: u64,
+    /// Most of it that one query may hold in each of the services that work on it.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) query_memory_max: u64,
+    /// How long a query waits for that memory before it is refused.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) query_memory_wait: Duration,
     /// How long a live tail may last.
     #[serde(with = "skald_runtime::units::duration")]
     pub(crate) tail_max_duration: Duration,
@@ -278,12 +288,16 @@ impl Default for QuerierSection {
         let skald_querier::Config { max_concurrent, block_cache_bytes, fetch_bytes_max } =
             skald_querier::Config::default();
         let frontend = skald_frontend::Config::default();
+        let memory = QueryMemoryConfig::default();
         Self {
             max_concurrent,
             multi_tenant_queries_enabled: false,
             per_request_limits_enabled: false,
             block_cache_bytes,
             fetch_bytes_max,
+            query_memory_budget: memory.budget,
+            query_memory_max: memory.query_max,
+            query_memory_wait: memory.wait,
             tail_max_duration: frontend.tail_max_duration,
             tail_buffer_bytes: frontend.tail_buffer_bytes,
         }
@@ -298,10 +312,24 @@ impl From<QuerierSection> for skald_querier::Config {
             per_request_limits_enabled: _,
             block_cache_bytes,
             fetch_bytes_max,
+            query_memory_budget: _,
+            query_memory_max: _,
+            query_memory_wait: _,
             tail_max_duration: _,
             tail_buffer_bytes: _,
         } = section;
         Self { max_concurrent, block_cache_bytes, fetch_bytes_max }
+    }
+}
+
+impl QuerierSection {
+    /// The settings of the memory that all roles' queries share.
+    pub(crate) fn query_memory(&self) -> QueryMemoryConfig {
+        QueryMemoryConfig {
+            budget: self.query_memory_budget,
+            query_max: self.query_memory_max,
+            wait: self.query_memory_wait,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use skald_ingester::{Ingester, Instance};
 use skald_model::ring::RingMember;
 use skald_model::{TenantId, TenantLimits};
 use skald_rpc::grpc::Services;
+use skald_rpc::memory::QueryMemory;
 use skald_rpc::{Distributor, Querier, QueryFrontend};
 use skald_runtime::grpc::MessageLimits;
 use skald_runtime::tls::ClientTls;
@@ -151,6 +152,7 @@ impl Roles {
             None => Topology::new(View::new(Vec::new(), Vec::new(), 1)),
         };
 
+        let memory = QueryMemory::new(&querier_config.query_memory());
         let mut ingester = None;
         if targets.has(Role::Ingester) {
             let open_table = |instance: &skald_ingester::Instance| -> Arc<dyn skald_ingester::table::Table> {
@@ -167,15 +169,23 @@ impl Roles {
                 shared.then(|| Arc::new(ring) as Arc<dyn Writers>)
             };
             let (clock, limits) = (clock.clone(), limits.clone());
-            let starting = Ingester::start(ingester_config, clock, limits, registry, open_table, writers);
+            let starting = Ingester::start(
+                ingester_config,
+                memory.clone(),
+                clock,
+                limits,
+                registry,
+                open_table,
+                writers,
+            );
             ingester = Some(Box::pin(starting).await?);
         }
         let QuerierSection { tail_max_duration, tail_buffer_bytes, .. } = querier_config;
         let mut querier: Option<Arc<dyn Querier>> = None;
         if targets.has(Role::Querier) {
             let caches = CacheMetrics::new(registry)?;
-            let service =
-                skald_querier::Querier::new(&querier_config.into(), catalog.clone(), &caches, registry)?;
+            let (config, memory) = (querier_config.into(), memory.clone());
+            let service = skald_querier::Querier::new(&config, memory, catalog.clone(), &caches, registry)?;
             querier = Some(Arc::new(service));
         }
         match &cluster {
@@ -202,6 +212,7 @@ impl Roles {
             };
             let service = skald_frontend::Frontend::new(
                 &config,
+                memory,
                 clock.clone(),
                 limits,
                 catalog,

@@ -21,6 +21,9 @@ use super::scan::{PageScan, Row, ScanStats};
 /// Line pages that are asked for at once, at first and at most.
 const FETCH_PAGES: Range<usize> = 16..128;
 
+/// Places that are collected beyond twice the limit before the worse ones are dropped.
+const RANKS_SPARE: usize = if cfg!(test) { 4 } else { 1 << 14 };
+
 /// A row of the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopRow {
@@ -156,6 +159,13 @@ impl TopRows {
         &self.stats
     }
 
+    /// Bytes that the search holds between steps: the rows so far, and the times.
+    pub fn memory_bytes(&self) -> usize {
+        let row =
+            |k: &Reverse<Kept>| size_of::<Kept>() + k.0.row.line.capacity() + k.0.row.metadata.packed().len();
+        self.times.len() + self.kept.iter().map(row).sum::<usize>()
+    }
+
     /// The answer, first row first.
     pub fn into_rows(self) -> Vec<TopRow> {
         // Reversed ranks ascend, so the best come first.
@@ -187,6 +197,11 @@ impl TopRows {
                         best = best.max(Some(rank(inside.start).max(rank(inside.end - 1))));
                         if decided {
                             ranks.extend(inside.map(rank));
+                            if ranks.len() >= 2 * self.limit + RANKS_SPARE {
+                                let worse = ranks.len() - self.limit;
+                                ranks.select_nth_unstable(worse);
+                                ranks.drain(..worse);
+                            }
                         }
                     }
                     rows.start += times.len() as u32;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Bytes that are kept while nobody reads, at most.
+/// Bytes up to which buffers are kept, those in use included: while much is read, nothing waits beside it.
 const KEPT_MAX: usize = 24 << 20;
 /// Smaller buffers are cheap to make, and keeping them would crowd out those that are not.
 const LENGTH_MIN: usize = 64 << 10;
@@ -23,6 +23,7 @@ pub(crate) struct ReadBuffers {
 struct Free {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
+    bytes_in_use: usize,
 }
 
 /// A buffer in use; returns when the last view of it is gone.
@@ -56,19 +57,40 @@ impl ReadBuffers {
         if let Some((place, _)) = fitting.min_by_key(|(_, b)| b.len()) {
             let buffer = free.buffers.swap_remove(place);
             free.bytes -= buffer.len();
+            free.bytes_in_use += buffer.len();
             return buffer;
         }
+        // Eighths of a power of two, so that the next read finds it long enough.
+        let step = length.next_power_of_two() / 8;
+        let length = length.next_multiple_of(step);
+        free.bytes_in_use += length;
+        let surplus = free.surplus();
         drop(free);
-        // A power of two, so that the next read finds it long enough.
-        vec![0; length.next_power_of_two()]
+        drop(surplus);
+        vec![0; length]
     }
 
     fn put(&self, buffer: Vec<u8>) {
         let mut free = self.free.lock();
-        if free.bytes + buffer.len() <= KEPT_MAX {
+        free.bytes_in_use -= buffer.len();
+        if free.bytes_in_use + free.bytes + buffer.len() <= KEPT_MAX {
             free.bytes += buffer.len();
             free.buffers.push(buffer);
         }
+    }
+}
+
+impl Free {
+    /// Takes out what may no longer be kept beside the buffers in use.
+    fn surplus(&mut self) -> Vec<Vec<u8>> {
+        let mut surplus = Vec::new();
+        while self.bytes_in_use + self.bytes > KEPT_MAX
+            && let Some(buffer) = self.buffers.pop()
+        {
+            self.bytes -= buffer.len();
+            surplus.push(buffer);
+        }
+        surplus
     }
 }
 
@@ -111,6 +133,18 @@ mod tests {
         let large: Vec<Bytes> = (0..8).map(|_| read(8 << 20, 4)).collect();
         drop(large);
         assert!(buffers.free.lock().bytes <= KEPT_MAX);
+    }
+
+    #[test]
+    fn nothing_is_kept_beside_much_that_is_in_use() {
+        let buffers = Arc::new(ReadBuffers::default());
+        let read = || buffers.read(8 << 20, |_| Ok::<(), ()>(())).unwrap();
+        drop(read());
+        assert_eq!(buffers.free.lock().bytes, 8 << 20);
+        let used: Vec<Bytes> = (0..4).map(|_| read()).collect();
+        assert_eq!(buffers.free.lock().bytes, 0);
+        drop(used);
+        assert_eq!((buffers.free.lock().bytes, buffers.free.lock().bytes_in_use), (KEPT_MAX, 0));
     }
 
     #[test]

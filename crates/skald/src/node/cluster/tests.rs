@@ -58,7 +58,8 @@ fn who_left_is_out_whatever_an_older_list_says() {
 
 fn view(replication_factor: usize) -> Arc<View> {
     let nodes = [node("a", State::Active), node("b", State::Active)];
-    let mut assembler = Assembler::new(ClientConfig::default(), MessageLimits::default(), None, replication_factor);
+    let mut assembler =
+        Assembler::new(ClientConfig::default(), MessageLimits::default(), None, replication_factor);
     Arc::new(assembler.view(&Plan::new(&nodes, &[]), &Local::default()))
 }
 

@@ -1,4 +1,4 @@
-//! The memory budget: bytes are reserved before a push is taken in and given back when the last holder lets go.
+//! Budgets of memory: bytes are reserved before they are used and given back when the last holder lets go.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,9 @@ pub struct Memory {
     total: usize,
 }
 
-/// Bytes of the budget that belong to somebody.
+/// Bytes of the budget that belong to somebody; given back when this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    #[expect(dead_code, reason = "held for its drop")]
     permit: OwnedSemaphorePermit,
     bytes: usize,
 }
@@ -63,6 +62,20 @@ impl Reservation {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Takes over what `other`, of the same budget, holds.
+    pub fn merge(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.permit.merge(other.permit);
+    }
+
+    /// Gives back all but `bytes`; holding less changes nothing.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.permit.num_permits().saturating_sub(units(bytes) as usize);
+        // What is split off is dropped, and so given back.
+        drop(self.permit.split(surplus));
+        self.bytes = self.bytes.min(bytes);
+    }
 }
 
 fn units(bytes: usize) -> u32 {
@@ -86,6 +99,20 @@ mod tests {
         tokio::task::yield_now().await;
         drop(first);
         assert!(waiting.await.unwrap());
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn a_reservation_grows_by_another_one_and_shrinks() {
+        let memory = Memory::new(640);
+        let mut held = memory.try_reserve(100).unwrap();
+        held.merge(memory.try_reserve(300).unwrap());
+        assert_eq!((held.bytes(), memory.used()), (400, 128 + 320));
+        held.shrink_to(500);
+        assert_eq!(held.bytes(), 400);
+        held.shrink_to(64);
+        assert_eq!((held.bytes(), memory.used()), (64, 64));
+        drop(held);
         assert_eq!(memory.used(), 0);
     }
 
