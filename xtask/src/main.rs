@@ -13,6 +13,7 @@ mod codegen;
 mod config_docs;
 mod conformance;
 mod crash;
+mod deploy;
 mod fuzz;
 mod load;
 mod process;
@@ -57,6 +58,8 @@ enum Command {
     Bench(bench::Args),
     /// Check that docs/configuration.md has every key.
     ConfigDocs(config_docs::Args),
+    /// Check the manifests for Kubernetes, the files of Docker Compose and the configurations in them.
+    DeployCheck(deploy::Args),
     /// Generate the Rust code of proto/ again.
     Codegen,
     /// Check the rules of the house: dependency directions, file sizes, words, lints, licences.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ConfigDocs(args) => config_docs::run(&args),
+        Command::DeployCheck(args) => deploy::run(&args),
         Command::Codegen => codegen::run().map(|()| true),
         Command::Tidy => tidy::run(),
     };
