@@ -87,7 +87,7 @@ fn against_schemas(name: &str, file: &Path) -> Result<Vec<String>> {
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         if !output.status.success() || !text.trim().is_empty() {
-            findings.push(format!("{name}: does not fit the schema {}: {}", version.join(" "), text.trim()));
+            findings.push(format!("{name}: does not fit the schemas: {}", text.trim()));
         }
     }
     Ok(findings)
