@@ -11,9 +11,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 project=skald-test
-ingesters=(ingester-a ingester-b ingester-c)
+members=(api ingester-a ingester-b ingester-c querier-1 querier-2)
 # No Grafana: nothing here asks it.
-services=(seaweedfs api "${ingesters[@]}" querier-1 querier-2)
+services=(seaweedfs "${members[@]}")
 files=(--file docker-compose.yml)
 if docker image inspect skald-local/seaweedfs >/dev/null 2>&1; then
     files+=(--file deploy/docker/compose.local.yaml)
@@ -35,7 +35,7 @@ finish() {
     local status=$?
     if ((status != 0)); then
         "${compose[@]}" ps --all || true
-        "${compose[@]}" logs --no-color --tail 40 || true
+        "${compose[@]}" logs --no-color --tail 40 "${members[@]}" || true
     fi
     "${compose[@]}" down --volumes --timeout 60 || true
     exit "$status"
@@ -71,11 +71,9 @@ expect() {
     echo "found 1 to $last, each once"
 }
 
-# Writes out what is in memory. The image of the object store has a client for HTTP.
+# All ingesters write out what is in memory. The image of the object store has a client for HTTP.
 flush() {
-    for ingester in "${ingesters[@]}"; do
-        "${compose[@]}" exec --no-TTY seaweedfs wget -q -O /dev/null --post-data= "http://$ingester:3100/flush"
-    done
+    "${compose[@]}" exec --no-TTY seaweedfs wget -q -O /dev/null --post-data= http://api:3100/flush
 }
 
 differences=$(mktemp)
