@@ -34,8 +34,10 @@ pub(crate) async fn log(
     let mut asked = stream::iter(asked).buffered(AT_A_TIME);
     let mut merger = LogMerger::new(query.direction, query.limit);
     let mut stats = QueryStats::default();
+    let mut warnings = BTreeSet::new();
     while let Some(response) = asked.try_next().await? {
         stats.merge(&response.stats);
+        warnings.extend(response.warnings);
         if let QueryData::Streams(entries) = response.data {
             merger.add(with_stream_label(entries));
         }
@@ -52,7 +54,7 @@ pub(crate) async fn log(
         });
     }
     stats.entries_returned = entries.len() as u64;
-    Ok(QueryResponse { data: QueryData::Streams(entries), stats, warnings: Vec::new() })
+    Ok(QueryResponse { data: QueryData::Streams(entries), stats, warnings: warnings.into_iter().collect() })
 }
 
 /// The label of the tenant, which a stage has made, as one of the stream.
