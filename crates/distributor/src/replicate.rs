@@ -1,7 +1,7 @@
 //! Sends each ingester its part of a batch, and answers as soon as every stream has its quorum.
 //!
 //! A push is a task of its own: whoever waits for the answer may go away, and what is left when the answer is known goes on,
-//! so that all replicas get their part. Where a replica fails or is slow and a stream would miss its quorum, the next
+//! so that all replicas get their part. Both only within a budget of memory, as nobody else accounts for it then. Where a replica fails or is slow and a stream would miss its quorum, the next
 //! ingester on the ring takes its part; when there is none, it is tried again. All sends of a push have one stamp, so an
 //! ingester that gets a part twice knows it.
 
@@ -163,6 +163,13 @@ impl Push {
             }
             tokio::select! {
                 Some((number, outcome)) = sends.next() => self.quorum.take(number, outcome),
+                () = gone(&mut answer), if share.is_none() => {
+                    // The request held the memory of the push. Nothing was promised yet.
+                    share = self.background.take(self.bytes);
+                    if share.is_none() {
+                        return;
+                    }
+                }
                 () = &mut slow, if is_armed => {
                     is_armed = false;
                     self.quorum.pending_are_slow();
@@ -202,6 +209,14 @@ impl Push {
                 (number, service.push(push).await)
             }));
         }
+    }
+}
+
+/// Returns when nobody waits for the answer any more, if it has not been given.
+async fn gone(answer: &mut Option<oneshot::Sender<Result<()>>>) {
+    match answer {
+        Some(answer) => answer.closed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -175,7 +175,7 @@ pub(crate) async fn find_at(
     };
     let table = table_streams(frontend, request, replicas.view(), &snapshot);
     let (held, table) = try_join(replicas.ask(ask), table).await?;
-    Ok(Found { table, memory: replicas::once(held.into_iter().flat_map(|(_, held)| held.streams)) })
+    Ok(Found { table, memory: replicas::once(held.into_iter().map(|(_, held)| held.streams).collect()) })
 }
 
 /// The streams of the table that a request is about.

@@ -35,8 +35,10 @@ pub(crate) async fn log(
     let mut merger = LogMerger::new(query.direction, query.limit);
     let mut share = frontend.memory.share();
     let mut stats = QueryStats::default();
+    let mut warnings = BTreeSet::new();
     while let Some(response) = asked.try_next().await? {
         stats.merge(&response.stats);
+        warnings.extend(response.warnings);
         if let QueryData::Streams(entries) = response.data {
             merger.add(with_stream_label(entries));
         }
@@ -55,8 +57,8 @@ pub(crate) async fn log(
         });
     }
     stats.entries_returned = entries.len() as u64;
-    let memory = Some(Arc::new(share));
-    Ok(QueryResponse { memory, ..QueryResponse::new(QueryData::Streams(entries), stats) })
+    let (memory, warnings) = (Some(Arc::new(share)), warnings.into_iter().collect());
+    Ok(QueryResponse { memory, warnings, ..QueryResponse::new(QueryData::Streams(entries), stats) })
 }
 
 /// The label of the tenant, which a stage has made, as one of the stream.

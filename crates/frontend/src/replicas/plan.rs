@@ -173,10 +173,14 @@ fn compare(
     }
 }
 
-/// The streams of several ingesters, each once: as the one has it that has most of it.
-pub(crate) fn once(held: impl IntoIterator<Item = StreamInfo>) -> Vec<StreamInfo> {
+/// The streams of ingesters, each once: as the one has it that has most of it.
+pub(crate) fn once(held: Vec<Vec<StreamInfo>>) -> Vec<StreamInfo> {
+    let held = match <[_; 1]>::try_from(held) {
+        Ok([only]) => return only,
+        Err(several) => several,
+    };
     let mut by_labels: BTreeMap<_, StreamInfo> = BTreeMap::new();
-    for s in held {
+    for s in held.into_iter().flatten() {
         let best = by_labels.entry(s.labels.clone()).or_insert_with(|| s.clone());
         let times = (best.min_ts.min(s.min_ts), best.max_ts.max(s.max_ts));
         if s.entries > best.entries {

@@ -95,7 +95,7 @@ fn only_the_times_that_the_table_shares_are_compared() {
 #[test]
 fn a_stream_of_several_ingesters_is_there_once() {
     let more = StreamInfo { entries: 11, ..stream(1, (3, 9), 1) };
-    let all = once([stream(1, (0, 5), 2), more, stream(2, (0, 1), 3)]);
+    let all = once(vec![vec![stream(1, (0, 5), 2)], vec![more, stream(2, (0, 1), 3)]]);
     assert_eq!(all.len(), 2);
     assert_eq!((all[0].entries, all[0].min_ts, all[0].max_ts), (11, 0, 9));
     let s = StreamId;
