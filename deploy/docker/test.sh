@@ -76,6 +76,11 @@ flush() {
     "${compose[@]}" exec --no-TTY seaweedfs wget -q -O /dev/null --post-data= http://api:3100/flush
 }
 
+# kill -9, as far as the process inside can tell.
+kill_container() {
+    docker kill "$("${compose[@]}" ps --quiet "$1")" >/dev/null
+}
+
 differences=$(mktemp)
 
 step "start"
@@ -84,7 +89,7 @@ push 1 5000
 expect 5000
 
 step "without one ingester of three"
-"${compose[@]}" kill ingester-b
+kill_container ingester-b
 push 5001 10000
 expect 10000
 
@@ -95,7 +100,7 @@ expect 10000
 push 10001 40000 &
 pushing=$!
 sleep 0.5
-"${compose[@]}" kill ingester-c
+kill_container ingester-c
 wait "$pushing"
 expect 40000
 
