@@ -187,7 +187,7 @@ impl Membership {
                 () = token.cancelled() => return,
                 _ = interval.tick() => {}
             }
-            let observed = self.handle.with_chitchat(|c| observe(c)).await;
+            let observed = self.handle.with_chitchat(observe).await;
             self.report_double(&observed, &mut doubles);
             let changed = self.watcher.lock().look(observed, Instant::now(), clock.now());
             metrics.show(&self.sightings());
