@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use skald_model::StreamId;
 use skald_model::rendezvous::{choose, rank};
-use skald_model::ring::{Ring, RingMember};
+use skald_model::ring::{Ring, RingMember, Subset};
+use skald_model::{StreamId, TenantId};
 use skald_rpc::{Ingester, Querier};
 use tokio::sync::watch;
 
@@ -112,8 +112,7 @@ impl View {
     /// Whether a read that lacks the answers of these ingesters still sees every acknowledged entry: fewer of them than
     /// a write needs, where those of one zone count once, because replicas lie in different zones.
     pub fn is_sure_without<'a>(&self, lacking: impl IntoIterator<Item = (&'a str, &'a str)>) -> bool {
-        let zoned = self.zones.iter().filter(|z| !z.is_empty()).collect::<HashSet<_>>().len();
-        let by_zone = zoned >= self.replication_factor && self.zones.iter().all(|z| !z.is_empty());
+        let by_zone = self.is_zoned();
         let lacking: HashSet<&str> = lacking
             .into_iter()
             .map(|(name, zone)| if by_zone && !zone.is_empty() { zone } else { name })
@@ -121,14 +120,33 @@ impl View {
         lacking.len() < self.write_quorum()
     }
 
-    /// Positions in [`View::ingesters`] of the replicas of `stream`, first the one that comes first on the ring.
-    pub fn replicas(&self, stream: StreamId) -> Vec<usize> {
+    /// Whether replicas of a stream lie in different zones: every ingester has one, and there are enough of them.
+    pub fn is_zoned(&self) -> bool {
+        let zones: HashSet<&String> = self.zones.iter().collect();
+        zones.len() >= self.replication_factor && self.zones.iter().all(|z| !z.is_empty())
+    }
+
+    /// The ingesters that take a tenant's entries, `size` of them or some more; `None` if all do, as with size 0. Never
+    /// fewer than the replicas of a stream.
+    pub fn subset(&self, tenant: &TenantId, size: usize) -> Option<Subset> {
+        let size = if size == 0 { 0 } else { size.max(self.replication_factor) };
+        self.ring.subset(tenant, size)
+    }
+
+    /// Positions in [`View::ingesters`] of the replicas of `stream`, first the one that comes first on the ring; among
+    /// those of `subset` if there is one.
+    pub fn replicas(&self, stream: StreamId, subset: Option<&Subset>) -> Vec<usize> {
         if self.ingesters.len() == 1 {
             return vec![0];
         }
-        let members = self.ring.members();
-        let position = |name: &str| members.iter().position(|m| m.name == name);
-        self.ring.replicas(stream, self.replication_factor).iter().filter_map(|m| position(&m.name)).collect()
+        // Members of the ring and ingesters have the same order.
+        self.ring.places(stream, self.replication_factor, subset)
+    }
+
+    /// Positions in [`View::ingesters`] of those that may take a replica's place, in the order in which they should. Its
+    /// replicas are among them.
+    pub fn spares(&self, stream: StreamId) -> Vec<usize> {
+        self.ring.order(stream)
     }
 
     /// How many replicas must have a write before it is acknowledged.

@@ -13,9 +13,9 @@ mod shards;
 mod streams;
 mod validate;
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
@@ -27,6 +27,7 @@ use skald_runtime::Clock;
 
 use crate::metrics::Metrics;
 use crate::rate::RateLimiter;
+use crate::replicate::Replicator;
 use crate::rules::RuleCache;
 use crate::shards::Sharder;
 use crate::streams::StreamCache;
@@ -38,11 +39,22 @@ pub struct Config {
     /// Most bytes of distinct label texts whose parsed form is kept. More saves parsing when there are many streams;
     /// less saves memory.
     pub stream_cache_bytes: usize,
+    /// How long a replica may take before the next ingester on the ring is sent its part. Less keeps pushes short while
+    /// one hangs, more spares copies while disks are slow.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub spare_after: Duration,
+    /// Most bytes of pushes that were answered and are still on their way to their last replica. When it is full, pushes
+    /// are answered once all replicas have them.
+    pub background_bytes_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { stream_cache_bytes: 16 << 20 }
+        Self {
+            stream_cache_bytes: 16 << 20,
+            spare_after: Duration::from_secs(1),
+            background_bytes_max: 64 << 20,
+        }
     }
 }
 
@@ -58,6 +70,7 @@ pub struct Distributor {
     streams: StreamCache,
     rate: RateLimiter,
     sharder: Sharder,
+    replicator: Replicator,
     metrics: Metrics,
 }
 
@@ -70,19 +83,28 @@ impl Distributor {
         topology: Arc<Topology>,
         registry: &Registry,
     ) -> std::result::Result<Self, prometheus::Error> {
+        let metrics = Metrics::new(registry)?;
+        let replicator =
+            Replicator::new(config.spare_after, config.background_bytes_max, metrics.spares.clone());
         Ok(Self {
             topology,
             limits,
             clock,
-            // From the keys that the standard library seeds its hash maps with; 0 has a meaning of its own.
-            origin: RandomState::new().build_hasher().finish().max(1),
+            // 0 has a meaning of its own.
+            origin: skald_runtime::random().max(1),
             pushes: AtomicU64::new(1),
             rules: RuleCache::default(),
             streams: StreamCache::new(config.stream_cache_bytes),
             rate: RateLimiter::default(),
             sharder: Sharder::default(),
-            metrics: Metrics::new(registry)?,
+            replicator,
+            metrics,
         })
+    }
+
+    /// Waits until the pushes that were answered are with all replicas, and takes no more in.
+    pub async fn shutdown(&self) {
+        self.replicator.shutdown().await;
     }
 }
 
@@ -122,7 +144,8 @@ impl skald_rpc::Distributor for Distributor {
         let sequence = self.pushes.fetch_add(1, Ordering::Relaxed);
         let stamp =
             PushStamp { origin: self.origin, sequence, second: now.div_euclid(SECOND), partial: false };
-        replicate::replicate(&view, tenant, stamp, batch).await.inspect_err(|_| {
+        let shard_size = limits.ingestion_tenant_shard_size;
+        self.replicator.replicate(&view, tenant, stamp, batch, shard_size).await.inspect_err(|_| {
             self.metrics.append_failures.inc();
         })?;
         refusal.map_or(Ok(()), Err)

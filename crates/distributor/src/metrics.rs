@@ -13,6 +13,7 @@ pub(crate) struct Metrics {
     mutated_samples: IntCounterVec,
     mutated_bytes: IntCounterVec,
     pub(crate) append_failures: IntCounter,
+    pub(crate) spares: IntCounter,
 }
 
 impl Metrics {
@@ -32,6 +33,11 @@ impl Metrics {
             "Pushes that could not be handed to enough ingesters.",
         )?;
         registry.register(Box::new(append_failures.clone()))?;
+        let spares = IntCounter::new(
+            "skald_distributor_spares_total",
+            "Parts of pushes that were sent to another ingester, or again, because a replica failed or was slow.",
+        )?;
+        registry.register(Box::new(spares.clone()))?;
         Ok(Self {
             bytes_received: vec(
                 "loki_distributor_bytes_received_total",
@@ -64,6 +70,7 @@ impl Metrics {
                 &["reason", "tenant"],
             )?,
             append_failures,
+            spares,
         })
     }
 

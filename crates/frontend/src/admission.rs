@@ -1,6 +1,5 @@
 //! Which queries are refused before anything is read for them.
 
-use skald_cluster::View;
 use skald_logql::ast::{Expr, Stage};
 use skald_model::limits::BlockedQuery;
 use skald_model::regex::{Mode, Regex};
@@ -10,6 +9,7 @@ use skald_rpc::ingester::StreamInfo;
 use skald_storage::table::Snapshot;
 use std::sync::Arc;
 
+use crate::replicas::Replicas;
 use crate::{Frontend, metadata};
 
 impl Frontend {
@@ -30,7 +30,7 @@ impl Frontend {
         tenant: &TenantId,
         selector: &Selector,
         range: TimeRange,
-        view: &Arc<View>,
+        replicas: &Arc<Replicas>,
         snapshot: &Arc<Snapshot>,
     ) -> Result<()> {
         let limits = self.limits.of(tenant);
@@ -44,7 +44,7 @@ impl Frontend {
         }
         let request =
             MetadataRequest { tenant: tenant.clone(), range, selectors: vec![selector.to_string()] };
-        let found = metadata::find_at(self, &request, view.clone(), snapshot.clone()).await?;
+        let found = metadata::find_at(self, &request, replicas.clone(), snapshot.clone()).await?;
         check_bytes(bytes_of(&found.memory) + bytes_of(found.table_streams()), &limits)
     }
 }

@@ -17,6 +17,15 @@ pub struct Config {
     /// Most bytes of entries that a live tail with `delay_for` holds back; beyond it they are sent early.
     #[serde(with = "skald_runtime::units::bytes")]
     pub tail_buffer_bytes: u64,
+    /// How long an ingester may take to answer while the query can go on without it. More rides out slow moments, less
+    /// answers sooner while an ingester hangs.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub ingester_timeout: Duration,
+    /// Tasks that may wait for their turn, per tenant; beyond it queries are refused with 429.
+    pub max_outstanding_per_tenant: usize,
+    /// Tasks that a querier gets from this frontend at a time. Beyond it they go to the next querier; when all have so
+    /// many, tasks wait, and tenants take turns. More keeps queriers busy while the store is slow, less is fairer.
+    pub max_tasks_per_querier: usize,
 }
 
 impl Default for Config {
@@ -25,6 +34,9 @@ impl Default for Config {
             metadata_cache_bytes: 16 << 20,
             tail_max_duration: Duration::from_secs(3600),
             tail_buffer_bytes: 4 << 20,
+            ingester_timeout: Duration::from_secs(10),
+            max_outstanding_per_tenant: 2048,
+            max_tasks_per_querier: 32,
         }
     }
 }

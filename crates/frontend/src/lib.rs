@@ -6,13 +6,18 @@
 
 mod admission;
 mod config;
+#[cfg(test)]
+mod fakes;
 mod fields;
 mod log_query;
 mod metadata;
 mod metric_query;
 mod metrics;
 mod patterns;
+mod queriers;
+mod queue;
 mod remembered;
+mod replicas;
 mod tail;
 mod tenants;
 mod volume;
@@ -38,7 +43,10 @@ use skald_storage::table::{Catalog, Snapshot};
 
 pub use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::queriers::Queriers;
+use crate::queue::Queue;
 use crate::remembered::Cache;
+use crate::replicas::{Manner, Replicas, Warnings};
 
 /// How often a query starts over because its snapshot has become too old. Each time the newest version is taken, so a
 /// second round is rare and a third one hardly happens.
@@ -54,6 +62,8 @@ pub struct Frontend {
     remembered: Cache,
     metrics: Metrics,
     tail: tail::Settings,
+    ingester_timeout: Duration,
+    queriers: Queriers,
 }
 
 impl Frontend {
@@ -66,17 +76,21 @@ impl Frontend {
         topology: Arc<Topology>,
         registry: &Registry,
     ) -> std::result::Result<Self, prometheus::Error> {
+        let metrics = Metrics::new(registry)?;
+        let queue = Queue::new(config.max_outstanding_per_tenant, metrics.queue_length.clone());
         Ok(Self {
             topology,
             catalog,
             limits,
             clock,
             remembered: Cache::new(config.metadata_cache_bytes),
-            metrics: Metrics::new(registry)?,
+            metrics,
+            queriers: Queriers::new(queue, config.max_tasks_per_querier),
             tail: tail::Settings {
                 duration_max: config.tail_max_duration,
                 held_bytes_max: config.tail_buffer_bytes as usize,
             },
+            ingester_timeout: config.ingester_timeout,
         })
     }
 
@@ -102,15 +116,16 @@ impl Frontend {
     async fn at_one_version<T, F>(
         &self,
         tenant: &TenantId,
-        mut attempt: impl FnMut(Arc<View>, Arc<Snapshot>) -> F,
+        warnings: &Warnings,
+        mut attempt: impl FnMut(Arc<Replicas>, Arc<Snapshot>) -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
         let mut outcome = Err(Error::internal("a query was not attempted"));
         for _ in 0..SNAPSHOT_ATTEMPTS {
-            let view = self.topology.view();
-            outcome = attempt(view, self.snapshot(tenant).await?).await;
+            let replicas = self.replicas(tenant, self.topology.view(), warnings);
+            outcome = attempt(replicas, self.snapshot(tenant).await?).await;
             match &outcome {
                 Err(e) if e.kind == Kind::SnapshotTooOld => self.metrics.snapshot_too_old.inc(),
                 _ => return outcome,
@@ -119,6 +134,17 @@ impl Frontend {
         outcome.map_err(|e| {
             Error::unavailable(format!("the table changes faster than the query can read it: {e}"))
         })
+    }
+
+    /// The ingesters of `view`, as a query of `tenant` asks them.
+    fn replicas(&self, tenant: &TenantId, view: Arc<View>, warnings: &Warnings) -> Arc<Replicas> {
+        let manner = Manner {
+            timeout: self.ingester_timeout,
+            partial: self.limits.of(tenant).query_partial_data,
+            warnings: warnings.clone(),
+            lacked: self.metrics.ingesters_lacking.clone(),
+        };
+        Arc::new(Replicas::new(view, manner))
     }
 
     /// Bounds a query by the tenant's `query_timeout`.

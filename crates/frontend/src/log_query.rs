@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use skald_cluster::View;
 use skald_logql::ast::LogExpr;
 use skald_model::{Direction, Error, Limits, LogEntry, LogMerger, QueryStats, Result, Selector, TimeRange};
 use skald_rpc::frontend::{QueryData, QueryResponse, RangeQuery};
 use skald_rpc::querier::{BlockRef, LogTask};
+use skald_rpc::{Ingester, Querier};
 use skald_storage::table::{BlockEntry, NO_VERSION, Snapshot};
 
 use crate::Frontend;
+use crate::queriers::Route;
+use crate::replicas::{Replicas, Warnings};
 
 /// Runs a log query. `text` is the query in the form for tasks, which is read alike whatever the tenant's limits are.
 pub(crate) async fn run(
@@ -39,18 +41,21 @@ pub(crate) async fn run(
         blocks: Vec::new(),
         max_bytes: if limits.max_query_bytes_read == 0 { u64::MAX } else { limits.max_query_bytes_read },
     };
+    let warnings = Warnings::default();
     let page = |task: LogTask| {
-        frontend.at_one_version(&query.tenant, move |view, snapshot| {
+        frontend.at_one_version(&query.tenant, &warnings, move |replicas, snapshot| {
             let task = LogTask { version: snapshot.version, ..task.clone() };
             async move {
-                frontend.check_log_bytes(&query.tenant, &expr.selector, task.range, &view, &snapshot).await?;
-                collect(view, snapshot, &expr.selector, task, limits.max_query_parallelism).await
+                let range = task.range;
+                frontend.check_log_bytes(&query.tenant, &expr.selector, range, &replicas, &snapshot).await?;
+                collect(frontend, replicas, snapshot, &expr.selector, task, limits.max_query_parallelism)
+                    .await
             }
         })
     };
     let (entries, stats) =
         if query.interval > 0 { thinned(task, query.interval, page).await? } else { page(task).await? };
-    Ok(respond(entries, stats))
+    Ok(QueryResponse { warnings: warnings.list(), ..respond(entries, stats) })
 }
 
 /// Entries that a page of a thinned query reads at least; most of them are dropped.
@@ -137,7 +142,8 @@ pub(crate) fn limit_range(mut range: TimeRange, limits: &Limits, now: i64) -> Re
 
 /// Collects the answer at one table version.
 async fn collect(
-    view: Arc<View>,
+    frontend: &Frontend,
+    replicas: Arc<Replicas>,
     snapshot: Arc<Snapshot>,
     selector: &Selector,
     task: LogTask,
@@ -146,8 +152,12 @@ async fn collect(
     let mut merger = LogMerger::new(task.direction, task.limit);
     let mut stats = QueryStats::default();
 
-    let asked = view.ingesters().iter().map(|m| m.service.query_logs(task.clone()));
-    for result in try_join_all(asked).await? {
+    let view = replicas.view();
+    let ask = |i: Arc<dyn Ingester>| {
+        let task = task.clone();
+        async move { i.query_logs(task).await }
+    };
+    for (_, result) in replicas.ask(ask).await? {
         stats.ingesters += 1;
         stats.merge(&result.stats);
         merger.add(result.entries);
@@ -171,13 +181,18 @@ async fn collect(
                 max_bytes: task.max_bytes.saturating_sub(spent),
                 ..task.clone()
             };
-            let querier = view.querier(&b.path).map(|m| m.service.clone());
             async move {
-                querier.ok_or_else(|| Error::unavailable("no querier is known yet"))?.query_logs(task).await
+                let route = Route { tenant: &task.tenant, key: &b.path, part: 0 };
+                let run = |querier: Arc<dyn Querier>| {
+                    let task = task.clone();
+                    async move { querier.query_logs(task).await }
+                };
+                frontend.queriers.run(view, route, run).await
             }
         });
-        for result in try_join_all(tasks).await? {
+        for (result, waited) in try_join_all(tasks).await? {
             stats.subqueries += 1;
+            stats.queue_seconds += waited;
             stats.merge(&result.stats);
             merger.add(result.entries);
         }
@@ -229,3 +244,6 @@ impl BlockQueue {
         self.blocks.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

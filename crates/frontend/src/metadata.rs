@@ -6,18 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use skald_cluster::View;
 use skald_model::time::DAY;
-use skald_model::{Error, Result, TimeRange};
+use skald_model::{Error, Result, TenantId, TimeRange, Timestamp};
 use skald_rpc::frontend::{DetectedLabel, MetadataRequest};
 use skald_rpc::ingester::{StreamInfo, StreamsRequest};
 use skald_rpc::querier::{BlockRef, BlockStreamsRequest};
+use skald_rpc::{Ingester, Querier};
 use skald_storage::table::{BlockEntry, Snapshot};
 
-use crate::Frontend;
 use crate::log_query::block_ref;
+use crate::queriers::Route;
 use crate::remembered::{Key, Remembered};
+use crate::replicas::{Replicas, Warnings};
+use crate::{Frontend, replicas};
 
 /// The streams of a table in a range, and what has been derived from them so far.
 pub(crate) struct TableStreams {
@@ -30,11 +33,23 @@ impl TableStreams {
     pub(crate) fn memory_bytes(&self) -> usize {
         self.streams.iter().map(|s| s.labels.packed().len() + 96).sum()
     }
+
+    /// All of them, sorted by labels.
+    pub(crate) fn streams(&self) -> &[StreamInfo] {
+        &self.streams
+    }
+
+    /// Between which times the table has a stream.
+    pub(crate) fn times(&self, stream: &StreamInfo) -> Option<(Timestamp, Timestamp)> {
+        let at = self.streams.binary_search_by(|t| t.labels.cmp(&stream.labels)).ok()?;
+        Some((self.streams[at].min_ts, self.streams[at].max_ts))
+    }
 }
 
 /// What a request is about: the table's streams and the ingesters' at one version.
 pub(crate) struct Found {
     table: Arc<TableStreams>,
+    /// Each once, as the ingester has it that has most of it.
     pub(crate) memory: Vec<StreamInfo>,
 }
 
@@ -137,67 +152,84 @@ async fn find(frontend: &Frontend, request: MetadataRequest) -> Result<Found> {
             skald_logql::units::format_go_duration(limits.max_query_lookback)
         )));
     }
-    let work = frontend
-        .at_one_version(&request.tenant, |view, snapshot| find_at(frontend, &request, view, snapshot));
-    frontend.timed(&limits, work).await
+    // There is no place for warnings in these answers.
+    let warnings = Warnings::default();
+    let attempt = |replicas, snapshot| find_at(frontend, &request, replicas, snapshot);
+    frontend.timed(&limits, frontend.at_one_version(&request.tenant, &warnings, attempt)).await
 }
 
 pub(crate) async fn find_at(
     frontend: &Frontend,
     request: &MetadataRequest,
-    view: Arc<View>,
+    replicas: Arc<Replicas>,
     snapshot: Arc<Snapshot>,
 ) -> Result<Found> {
-    let asked = view.ingesters().iter().map(|m| {
-        m.service.streams(StreamsRequest {
+    let ask = |i: Arc<dyn Ingester>| {
+        let request = StreamsRequest {
             tenant: request.tenant.clone(),
             version: snapshot.version,
             range: request.range,
             selectors: request.selectors.clone(),
-        })
-    });
-    let memory: Vec<_> = try_join_all(asked).await?.into_iter().flat_map(|held| held.streams).collect();
+        };
+        async move { i.streams(request).await }
+    };
+    let table = table_streams(frontend, request, replicas.view(), &snapshot);
+    let (held, table) = try_join(replicas.ask(ask), table).await?;
+    Ok(Found { table, memory: replicas::once(held.into_iter().flat_map(|(_, held)| held.streams)) })
+}
 
+/// The streams of the table that a request is about.
+pub(crate) async fn table_streams(
+    frontend: &Frontend,
+    request: &MetadataRequest,
+    view: &View,
+    snapshot: &Snapshot,
+) -> Result<Arc<TableStreams>> {
     let blocks: Vec<_> = snapshot
         .blocks
         .iter()
         .filter(|b| request.range.overlaps(b.summary.min_ts, b.summary.max_ts))
         .collect();
     let range = clamp(request.range, blocks.iter().map(|b| (b.summary.min_ts, b.summary.max_ts)));
-    let key = Key::new(&request.tenant, &snapshot, range, &request.selectors, None);
+    let key = Key::new(&request.tenant, snapshot, range, &request.selectors, None);
     if let Some(Remembered::Streams(table)) = frontend.remembered.get(&key) {
-        return Ok(Found { table, memory });
+        return Ok(table);
     }
-    let asked = by_querier(&view, blocks)?.into_iter().map(|(querier, blocks)| {
-        let request = BlockStreamsRequest {
-            tenant: request.tenant.clone(),
-            blocks,
-            range,
-            selectors: request.selectors.clone(),
-        };
+    let ask = |querier: Arc<dyn Querier>, blocks| {
+        let tenant = request.tenant.clone();
+        let request = BlockStreamsRequest { tenant, blocks, range, selectors: request.selectors.clone() };
         async move { querier.streams(request).await }
-    });
-    let streams = StreamInfo::join(try_join_all(asked).await?.into_iter().flatten());
+    };
+    let found = by_querier(frontend, view, &request.tenant, blocks, ask).await?;
+    let streams = StreamInfo::join(found.into_iter().flatten());
     let table = Arc::new(TableStreams { streams, names: OnceLock::new() });
     frontend.remembered.insert(key, Remembered::Streams(table.clone()));
-    Ok(Found { table, memory })
+    Ok(table)
 }
 
-/// A querier and the blocks to ask it for.
-pub(crate) type Part = (Arc<dyn skald_rpc::Querier>, Vec<BlockRef>);
-
-/// One request per querier, so that each block is asked for where it is cached.
-pub(crate) fn by_querier<'a>(
+/// Asks each querier for those of the blocks that it is likely to have cached.
+pub(crate) async fn by_querier<'a, T, F>(
+    frontend: &Frontend,
     view: &View,
+    tenant: &TenantId,
     blocks: impl IntoIterator<Item = &'a Arc<BlockEntry>>,
-) -> Result<Vec<Part>> {
-    let mut parts: BTreeMap<&str, Part> = BTreeMap::new();
+    ask: impl Fn(Arc<dyn Querier>, Vec<BlockRef>) -> F,
+) -> Result<Vec<T>>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut parts: BTreeMap<Option<&str>, Vec<&Arc<BlockEntry>>> = BTreeMap::new();
     for b in blocks {
-        let member = view.querier(&b.path).ok_or_else(|| Error::unavailable("no querier is known yet"))?;
-        let part = parts.entry(&member.name).or_insert_with(|| (member.service.clone(), vec![]));
-        part.1.push(block_ref(b));
+        parts.entry(view.querier(&b.path).map(|m| &*m.name)).or_default().push(b);
     }
-    Ok(parts.into_values().collect())
+    let asked = parts.into_values().map(|blocks| {
+        let refs: Vec<_> = blocks.iter().map(|b| block_ref(b)).collect();
+        let ask = &ask;
+        // Any of the blocks leads to their querier.
+        let route = Route { tenant, key: &blocks[0].path, part: 0 };
+        async move { frontend.queriers.run(view, route, |querier| ask(querier, refs.clone())).await }
+    });
+    Ok(try_join_all(asked).await?.into_iter().map(|(answer, _)| answer).collect())
 }
 
 /// The part of `range` that the blocks span, so that requests which differ only outside of it share an answer.

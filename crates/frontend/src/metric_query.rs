@@ -1,30 +1,34 @@
 //! Metric queries: partial aggregates from blocks and memory, merged and evaluated here.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::future::{try_join, try_join_all};
-use skald_cluster::View;
+use parking_lot::Mutex;
 use skald_logql::ast::{Expr, MetricExpr};
 use skald_logql::metric::{MetricQuery, Partial, QueryLimits, QueryValue, Steps};
 use skald_logql::syntax::canonical;
 use skald_logql::tenants::metric_for;
-use skald_model::{Direction, EntryHash, Error, Limits, QueryStats, Result, StreamId, TenantId, TimeRange};
+use skald_model::rendezvous::rank;
+use skald_model::{Error, Limits, QueryStats, Result, StreamId, TenantId, TimeRange};
 use skald_rpc::frontend::{
     InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery, Series, wants_partial_results,
 };
-use skald_rpc::ingester::StreamInfo;
-use skald_rpc::querier::{LogTask, MetricResult, MetricTask};
-use skald_storage::table::Snapshot;
+use skald_rpc::ingester::{HeldStreams, IdentitiesRequest, StreamInfo, StreamsRequest};
+use skald_rpc::querier::{BlockIdentitiesRequest, MetricResult, MetricTask};
+use skald_rpc::{Ingester, Querier};
+use skald_storage::table::{BlockEntry, Snapshot};
 
 use crate::admission::{bytes_of, check_bytes, check_streams};
 use crate::log_query::{block_ref, limit_range};
-use crate::{Frontend, metadata};
+use crate::metadata::TableStreams;
+use crate::queriers::Route;
+use crate::replicas::{COMPARED_MAX, Compared, Identity, Plan, Replicas, Side, Warnings};
+use crate::{Frontend, metadata, replicas};
 
-/// Entries of one stream that are compared at a time when memory and table hold it over the same times.
-const COMPARED_PAGE: usize = 10_000;
-/// Entries that are compared in one query at most.
-const COMPARED_MAX: usize = 1_000_000;
+/// How often ingesters are asked again what they hold when they disagree about much.
+const DISPUTE_ATTEMPTS: usize = 2;
+/// Entries that are compared without asking again.
+const DISPUTED_MAX: u64 = 50_000;
 
 /// Runs a metric query over a range. `text` is the query in the form for tasks, which is read alike whatever the tenant's
 /// limits are.
@@ -72,15 +76,17 @@ async fn run(
     if query.leaves().is_empty() {
         return Ok(respond(query.evaluate(&[], steps, max_series)?, QueryStats::default()));
     }
+    let warnings = Warnings::default();
     let finish = |value, stats| {
         let mut response = respond(value, stats);
+        response.warnings = warnings.list();
         if partial {
             cut_series(&mut response, limits.max_query_series);
         }
         response
     };
     if !tenant.is_joined() {
-        let (partials, stats) = gather(frontend, tenant, text, &query, steps, limits).await?;
+        let (partials, stats) = gather(frontend, tenant, (text, &query), steps, limits, &warnings).await?;
         return Ok(finish(query.evaluate(&partials, steps, max_series)?, stats));
     }
     let (mut merged, mut stats) = (Vec::<Partial>::new(), QueryStats::default());
@@ -88,7 +94,8 @@ async fn run(
         let expr = metric_for(expr, tenant.as_str());
         let query = MetricQuery::compile(&expr)?;
         let text = canonical(&Expr::Metric(expr));
-        let (partials, tenant_stats) = gather(frontend, &tenant, &text, &query, steps, limits).await?;
+        let (partials, tenant_stats) =
+            gather(frontend, &tenant, (&text, &query), steps, limits, &warnings).await?;
         stats.merge(&tenant_stats);
         match merged.is_empty() {
             true => merged = partials,
@@ -102,10 +109,10 @@ async fn run(
 async fn gather(
     frontend: &Frontend,
     tenant: &TenantId,
-    text: &str,
-    query: &MetricQuery,
+    (text, query): (&str, &MetricQuery),
     steps: Steps,
     limits: &Limits,
+    warnings: &Warnings,
 ) -> Result<(Vec<Partial>, QueryStats)> {
     let task = MetricTask {
         tenant: tenant.clone(),
@@ -122,9 +129,9 @@ async fn gather(
         skip: Arc::default(),
     };
     frontend
-        .at_one_version(tenant, |view, snapshot| {
+        .at_one_version(tenant, warnings, |replicas, snapshot| {
             let task = MetricTask { version: snapshot.version, ..task.clone() };
-            collect(frontend, query, task, steps, limits, view, snapshot)
+            collect(Job { frontend, query, task, steps, limits, replicas, snapshot })
         })
         .await
 }
@@ -159,43 +166,35 @@ fn respond(value: QueryValue, stats: QueryStats) -> QueryResponse {
 }
 
 /// Collects the merged states of the query's range aggregations at one table version.
-async fn collect(
-    frontend: &Frontend,
-    query: &MetricQuery,
-    task: MetricTask,
-    steps: Steps,
-    limits: &Limits,
-    view: Arc<View>,
-    snapshot: Arc<Snapshot>,
-) -> Result<(Vec<Partial>, QueryStats)> {
+///
+/// With several ingesters they are first asked what they hold, then what each of them is to evaluate. One alone is asked
+/// for its states at once; what it holds is asked afterwards, so that it has told of everything that it has counted.
+/// Where that shows entries that the table has, too, it is asked again.
+async fn collect(job: Job<'_>) -> Result<(Vec<Partial>, QueryStats)> {
     let mut stats = QueryStats::default();
-    let wanted = |b: &&Arc<skald_storage::table::BlockEntry>| {
-        query.leaves().iter().any(|l| b.summary.may_hold(&l.selector, l.times(steps)))
+    let mut results = if job.replicas.is_single() {
+        let (first, table) = try_join(job.at_once(), job.table()).await?;
+        let memory = async { job.memory(job.held().await?, &table, Some(first)).await };
+        let (memory, blocks) = try_join(memory, job.blocks(&mut stats)).await?;
+        // `None` only if the tenant takes partial answers.
+        [memory.unwrap_or_default(), blocks].concat()
+    } else {
+        let (held, table) = try_join(job.held(), job.table()).await?;
+        job.check(&held, &table)?;
+        let held = Mutex::new(Some(held));
+        let memory = job.replicas.until_settled(|| async {
+            let first = held.lock().take();
+            let held = match first {
+                Some(held) => held,
+                None => job.held().await?,
+            };
+            job.memory(held, &table, None).await
+        });
+        let (memory, blocks) = try_join(memory, job.blocks(&mut stats)).await?;
+        [memory, blocks].concat()
     };
-    let blocks: Vec<_> = snapshot.blocks.iter().filter(wanted).map(|b| block_ref(b)).collect();
-    stats.blocks_pruned = (snapshot.blocks.len() - blocks.len()) as u64;
-
-    // Memory is asked at once, because it keeps for a short time only what a newer version covers. The table seldom has
-    // any of it; then memory is asked again.
-    let ask = |task: &MetricTask| {
-        let asked: Vec<_> = view.ingesters().iter().map(|m| m.service.query_metric(task.clone())).collect();
-        try_join_all(asked)
-    };
-    let copies = copies(frontend, query, &task, steps, limits, &view, &snapshot);
-    let (mut results, exclude) = try_join(ask(&task), copies).await?;
-    let task = MetricTask { exclude, ..task };
-    if !task.exclude.is_empty() {
-        results = ask(&task).await?;
-    }
-    stats.ingesters = results.len() as u64;
-    if !blocks.is_empty() {
-        // One task holds all the blocks, because only who sees all of a stream can count each of its entries once.
-        let key = format!("{}/{}", task.tenant, task.query);
-        let querier = view.querier(&key).ok_or_else(|| Error::unavailable("no querier is known yet"))?;
-        results.push(querier.service.query_metric(MetricTask { blocks, ..task }).await?);
-    }
-    let mut partials: Vec<Partial> = query.leaves().iter().map(|l| l.empty()).collect();
-    for result in results {
+    let mut partials: Vec<Partial> = job.query.leaves().iter().map(|l| l.empty()).collect();
+    for result in results.drain(..) {
         stats.subqueries += 1;
         stats.merge(&result.stats);
         let malformed = || Error::internal("a task's partial states are not well formed");
@@ -209,112 +208,243 @@ async fn collect(
     Ok((partials, stats))
 }
 
-/// The entries that memory holds and the table, too: a push that was repeated after its first copy had been flushed.
-/// Memory is asked to leave them out. Only streams that both hold over the same times are compared.
-async fn copies(
-    frontend: &Frontend,
-    query: &MetricQuery,
-    task: &MetricTask,
+/// What ingesters hold, by their positions.
+type AllHeld = Vec<(usize, HeldStreams)>;
+
+/// One attempt of a query: what is asked, and the version that it is asked at.
+struct Job<'a> {
+    frontend: &'a Frontend,
+    query: &'a MetricQuery,
+    task: MetricTask,
     steps: Steps,
-    limits: &Limits,
-    view: &Arc<View>,
-    snapshot: &Arc<Snapshot>,
-) -> Result<Arc<HashSet<(StreamId, EntryHash)>>> {
-    let mut out = HashSet::new();
-    let (mut compared, mut bytes) = (0, 0);
-    for leaf in query.leaves() {
-        let request = MetadataRequest {
-            tenant: task.tenant.clone(),
-            range: leaf.times(steps),
-            selectors: vec![leaf.selector.to_string()],
+    limits: &'a Limits,
+    replicas: Arc<Replicas>,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Job<'_> {
+    /// The states of all that ingesters hold, whatever else has it, too.
+    async fn at_once(&self) -> Result<Vec<MetricResult>> {
+        let task = &self.task;
+        let ask = |i: Arc<dyn Ingester>| {
+            let task = task.clone();
+            async move { i.query_metric(task).await }
         };
-        let found = metadata::find_at(frontend, &request, view.clone(), snapshot.clone()).await?;
-        let table = found.table_streams();
-        check_streams(&leaf.selector, found.memory.len().max(table.len()), limits)?;
-        bytes += bytes_of(&found.memory) + bytes_of(table);
-        check_bytes(bytes, limits)?;
-        for (stream, range) in overlaps(&found.memory, found.table_streams()) {
-            let task = LogTask {
-                tenant: task.tenant.clone(),
-                query: stream.labels.to_string().into(),
-                range,
-                direction: Direction::Forward,
-                limit: COMPARED_PAGE,
-                version: snapshot.version,
-                blocks: Vec::new(),
-                max_bytes: task.max_bytes,
+        Ok(self.replicas.ask(ask).await?.into_iter().map(|(_, result)| result).collect())
+    }
+
+    /// What ingesters hold of the streams that the query is about.
+    async fn held(&self) -> Result<AllHeld> {
+        let leaves = self.query.leaves();
+        let times = leaves.iter().map(|l| l.times(self.steps));
+        let hull = |a: TimeRange, b: TimeRange| TimeRange::new(a.start.min(b.start), a.end.max(b.end));
+        let mut selectors: Vec<_> = leaves.iter().map(|l| l.selector.to_string()).collect();
+        selectors.sort();
+        selectors.dedup();
+        let request = StreamsRequest {
+            tenant: self.task.tenant.clone(),
+            version: self.task.version,
+            range: times.reduce(hull).unwrap_or(TimeRange::new(0, 0)),
+            selectors,
+        };
+        let ask = |i: Arc<dyn Ingester>| {
+            let request = request.clone();
+            async move { i.streams(request).await }
+        };
+        self.replicas.ask(ask).await
+    }
+
+    /// The table's streams of each range aggregation.
+    async fn table(&self) -> Result<Vec<Arc<TableStreams>>> {
+        let asked = self.query.leaves().iter().map(|leaf| {
+            let request = MetadataRequest {
+                tenant: self.task.tenant.clone(),
+                range: leaf.times(self.steps),
+                selectors: vec![leaf.selector.to_string()],
             };
-            let ask = |t| ask_memory(view, t);
-            let memory = identities(task.clone(), ask, &mut compared, |_| true).await?;
-            let ask = |t| ask_table(view, snapshot, t);
-            out.extend(identities(task, ask, &mut compared, |entry| memory.contains(entry)).await?);
-        }
+            let view = self.replicas.view();
+            async move { metadata::table_streams(self.frontend, &request, view, &self.snapshot).await }
+        });
+        let tables = try_join_all(asked).await?;
+        self.check(&Vec::new(), &tables)?;
+        Ok(tables)
     }
-    Ok(Arc::new(out))
-}
 
-/// Streams that both sides hold, with the times that both span.
-fn overlaps<'a>(memory: &'a [StreamInfo], table: &'a [StreamInfo]) -> Vec<(&'a StreamInfo, TimeRange)> {
-    let both = |m: &'a StreamInfo| {
-        // The table's streams are sorted by labels.
-        let at = table.binary_search_by(|t| t.labels.cmp(&m.labels)).ok()?;
-        let (min, max) = (m.min_ts.max(table[at].min_ts), m.max_ts.min(table[at].max_ts));
-        (min <= max).then(|| (m, TimeRange::new(min, max.saturating_add(1))))
-    };
-    memory.iter().filter_map(both).collect()
-}
-
-type Identities = HashSet<(StreamId, EntryHash)>;
-
-/// The identities of those entries of a task that are to be kept, read page by page.
-async fn identities<F>(
-    mut task: LogTask,
-    ask: impl Fn(LogTask) -> F,
-    compared: &mut usize,
-    keep: impl Fn(&(StreamId, EntryHash)) -> bool,
-) -> Result<Identities>
-where
-    F: Future<Output = Result<Vec<(i64, StreamId, EntryHash)>>>,
-{
-    let mut out = HashSet::new();
-    loop {
-        let page = ask(task.clone()).await?;
-        let full = page.len() >= task.limit;
-        let last = page.last().map(|e| e.0);
-        *compared += page.len();
-        out.extend(page.into_iter().map(|(_, stream, hash)| (stream, hash)).filter(&keep));
-        if *compared > COMPARED_MAX {
-            return Err(Error::invalid(format!(
-                "memory and table hold more than {COMPARED_MAX} entries of the same streams and times, which would have to \
-                 be compared; narrow the query's time range or its selector, or flush"
-            )));
+    /// Holds what the query would read to the tenant's limits.
+    fn check(&self, held: &AllHeld, tables: &[Arc<TableStreams>]) -> Result<()> {
+        let memory = replicas::once(held.iter().flat_map(|(_, held)| held.streams.iter().cloned()));
+        let mut bytes = 0;
+        for (leaf, table) in self.query.leaves().iter().zip(tables) {
+            let times = leaf.times(self.steps);
+            let passes = |s: &&StreamInfo| {
+                times.overlaps(s.min_ts, s.max_ts) && leaf.selector.matches(s.labels.as_ref())
+            };
+            let streams: Vec<_> = memory.iter().filter(passes).collect();
+            check_streams(&leaf.selector, streams.len().max(table.streams().len()), self.limits)?;
+            bytes += streams.iter().map(|s| s.bytes).sum::<u64>() + bytes_of(table.streams());
+            check_bytes(bytes, self.limits)?;
         }
-        match last {
-            // The next page begins at the time where this one ended, as there may be more entries of it.
-            Some(t) if full && t > task.range.start => task.range.start = t,
-            // A whole page of one time.
-            Some(_) if full => task.limit = task.limit.saturating_mul(2),
-            _ => return Ok(out),
+        Ok(())
+    }
+
+    /// The states of what ingesters hold, each entry once and none that the table has. `first` is the answer of one that
+    /// was asked at once, which does where there is nothing to leave out. `None` when an ingester was lost on the way.
+    async fn memory(
+        &self,
+        mut held: AllHeld,
+        tables: &[Arc<TableStreams>],
+        first: Option<Vec<MetricResult>>,
+    ) -> Result<Option<Vec<MetricResult>>> {
+        let mut plan = self.plan(&held, tables);
+        // Mostly it is a push on its way that they disagree about.
+        for _ in 0..DISPUTE_ATTEMPTS {
+            if plan.disputed > DISPUTED_MAX {
+                held = self.held().await?;
+                plan = self.plan(&held, tables);
+            }
         }
+        if first.is_some() {
+            self.check(&held, tables)?;
+        }
+        let Some(compared) = self.compare(&held, &plan).await? else { return Ok(None) };
+        let mut exclude = replicas::exclusions(compared, &plan.evaluated.keys().copied().collect::<Vec<_>>());
+        if first.is_some() && exclude.is_empty() {
+            return Ok(first);
+        }
+        let tasks = plan.evaluated.into_iter().map(|(n, skip)| {
+            let (position, held) = &held[n];
+            let task = MetricTask {
+                cut: Some(held.cut),
+                skip: Arc::new(skip),
+                exclude: Arc::new(exclude.remove(&n).unwrap_or_default()),
+                ..self.task.clone()
+            };
+            let ingester = self.replicas.view().ingesters()[*position].service.clone();
+            (*position, async move { ingester.query_metric(task).await })
+        });
+        let results = self.replicas.ask_these(tasks).await?;
+        Ok(results.map(|all| all.into_iter().map(|(_, result)| result).collect()))
+    }
+
+    fn plan(&self, held: &AllHeld, tables: &[Arc<TableStreams>]) -> Plan {
+        let view = self.replicas.view();
+        let streams: Vec<&[StreamInfo]> = held.iter().map(|(_, held)| &held.streams[..]).collect();
+        let table = |s: &StreamInfo| {
+            let times = tables.iter().filter_map(|t| t.times(s));
+            times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        };
+        let positions = |numbers: &[usize]| numbers.iter().map(|n| held[*n].0).collect::<Vec<_>>();
+        let sure_without = |numbers: &[usize]| self.replicas.is_sure_without(&positions(numbers));
+        // By a hash of the query, so that different queries are a load for different ingesters.
+        let names = held.iter().map(|(position, _)| &*view.ingesters()[*position].name);
+        let preference: Vec<usize> = rank(&self.task.query, names).collect();
+        replicas::plan(&streams, table, view.write_quorum(), sure_without, &preference)
+    }
+
+    /// The identities of the entries that have to be compared. `None` when an ingester was lost on the way.
+    async fn compare(&self, held: &AllHeld, plan: &Plan) -> Result<Option<Compared>> {
+        let compared = Mutex::new((Compared::new(), 0));
+        let take = |side, identities: Vec<Identity>| {
+            let mut compared = compared.lock();
+            compared.1 += identities.len();
+            compared.0.entry(side).or_default().extend(identities);
+            if compared.1 > COMPARED_MAX {
+                return Err(Error::invalid(format!(
+                    "more than {COMPARED_MAX} entries of the same streams and times lie in several places and would have \
+                     to be compared; narrow the query's time range or its selector, or flush"
+                )));
+            }
+            Ok(())
+        };
+        let of = |side| plan.compared.get(&side).map_or_else(Vec::new, |s| replicas::requests(s));
+        let table = async {
+            for (range, streams) in of(Side::Table) {
+                for identities in self.identities_of_table(range, streams).await? {
+                    take(Side::Table, identities)?;
+                }
+            }
+            Ok(())
+        };
+        let memory = held.iter().enumerate().map(|(n, (position, held))| {
+            let ingester = self.replicas.view().ingesters()[*position].service.clone();
+            let (take, requests) = (&take, of(Side::Ingester(n)));
+            let ask = async move {
+                for (range, streams) in requests {
+                    let tenant = self.task.tenant.clone();
+                    let (version, cut) = (self.task.version, held.cut);
+                    let request = IdentitiesRequest { tenant, version, cut, range, streams };
+                    take(Side::Ingester(n), ingester.identities(request).await?)?;
+                }
+                Ok(())
+            };
+            (*position, ask)
+        });
+        let (all, ()) = try_join(self.replicas.ask_these(memory), table).await?;
+        Ok(all.map(|_| compared.into_inner().0))
+    }
+
+    async fn identities_of_table(
+        &self,
+        range: TimeRange,
+        streams: Vec<StreamId>,
+    ) -> Result<Vec<Vec<Identity>>> {
+        let blocks = self.snapshot.blocks.iter();
+        let blocks = blocks.filter(|b| range.overlaps(b.summary.min_ts, b.summary.max_ts));
+        let ask = |querier: Arc<dyn Querier>, blocks| {
+            let tenant = self.task.tenant.clone();
+            let request = BlockIdentitiesRequest { tenant, blocks, range, streams: streams.clone() };
+            async move { querier.identities(request).await }
+        };
+        let view = self.replicas.view();
+        metadata::by_querier(self.frontend, view, &self.task.tenant, blocks, ask).await
+    }
+
+    /// The states of what the table holds. A task has all the blocks, because only who sees all of a stream can count each
+    /// of its entries once. Where there is much to read and there are several queriers, each gets a share of the streams.
+    async fn blocks(&self, stats: &mut QueryStats) -> Result<Vec<MetricResult>> {
+        let leaves = self.query.leaves();
+        let wanted = |b: &&Arc<BlockEntry>| {
+            leaves.iter().any(|l| b.summary.may_hold(&l.selector, l.times(self.steps)))
+        };
+        let wanted: Vec<_> = self.snapshot.blocks.iter().filter(wanted).collect();
+        stats.blocks_pruned = (self.snapshot.blocks.len() - wanted.len()) as u64;
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let view = self.replicas.view();
+        let bytes = wanted.iter().map(|b| b.summary.raw_bytes).sum();
+        let shards = shards(bytes, view.queriers().len(), self.limits.max_query_parallelism);
+        let blocks: Vec<_> = wanted.into_iter().map(|b| block_ref(b)).collect();
+        let key = format!("{}/{}", self.task.tenant, self.task.query);
+        let tasks = (0..shards).map(|shard| {
+            let blocks = blocks.clone();
+            let task = MetricTask { blocks, shard: (shard as u32, shards as u32), ..self.task.clone() };
+            let route = Route { tenant: &self.task.tenant, key: &key, part: shard };
+            async move {
+                let run = |querier: Arc<dyn Querier>| {
+                    let task = task.clone();
+                    async move { querier.query_metric(task).await }
+                };
+                self.frontend.queriers.run(view, route, run).await
+            }
+        });
+        let mut results = Vec::with_capacity(shards);
+        for (result, waited) in try_join_all(tasks).await? {
+            stats.queue_seconds += waited;
+            results.push(result);
+        }
+        Ok(results)
     }
 }
 
-async fn ask_memory(view: &View, task: LogTask) -> Result<Vec<(i64, StreamId, EntryHash)>> {
-    let asked = view.ingesters().iter().map(|m| m.service.query_logs(task.clone()));
-    let mut merger = skald_model::LogMerger::new(task.direction, task.limit);
-    try_join_all(asked).await?.into_iter().for_each(|r| merger.add(r.entries));
-    Ok(merger.finish().0.into_iter().map(|e| (e.timestamp, e.stream, e.identity)).collect())
+/// Raw bytes of lines that are worth a task of their own: a querier scans them in some tenths of a second.
+const SHARD_BYTES: u64 = 256 << 20;
+
+/// Into how many tasks a scan of blocks with so many raw bytes is divided.
+fn shards(bytes: u64, queriers: usize, parallelism_max: usize) -> usize {
+    let worth = usize::try_from(bytes / SHARD_BYTES).unwrap_or(usize::MAX);
+    worth.min(queriers).min(parallelism_max).max(1)
 }
 
-async fn ask_table(
-    view: &View,
-    snapshot: &Snapshot,
-    task: LogTask,
-) -> Result<Vec<(i64, StreamId, EntryHash)>> {
-    let overlapping =
-        |b: &&Arc<skald_storage::table::BlockEntry>| task.range.overlaps(b.summary.min_ts, b.summary.max_ts);
-    let blocks = snapshot.blocks.iter().filter(overlapping).map(|b| block_ref(b)).collect();
-    let querier = view.querier(&task.query).ok_or_else(|| Error::unavailable("no querier is known yet"))?;
-    let found = querier.service.query_logs(LogTask { blocks, ..task }).await?;
-    Ok(found.entries.into_iter().map(|e| (e.timestamp, e.stream, e.identity)).collect())
-}
+#[cfg(test)]
+mod tests;

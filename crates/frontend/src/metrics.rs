@@ -6,6 +6,8 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaug
 pub(crate) struct Metrics {
     pub(crate) query_seconds: HistogramVec,
     pub(crate) snapshot_too_old: IntCounter,
+    pub(crate) ingesters_lacking: IntCounter,
+    pub(crate) queue_length: IntGauge,
     pub(crate) blocked_queries: IntCounterVec,
     pub(crate) tails: IntGauge,
     pub(crate) tail_bytes: IntCounter,
@@ -22,6 +24,14 @@ impl Metrics {
             "skald_query_frontend_snapshot_too_old_total",
             "Times a query started over because an ingester had let go of entries that a newer table version covers.",
         )?;
+        let ingesters_lacking = IntCounter::new(
+            "skald_query_frontend_ingesters_lacking_total",
+            "Times an ingester did not answer a query in time, or at all.",
+        )?;
+        registry.register(Box::new(ingesters_lacking.clone()))?;
+        let queue_length =
+            IntGauge::new("skald_query_frontend_queue_length", "Tasks that wait for their turn.")?;
+        registry.register(Box::new(queue_length.clone()))?;
         let tails = IntGauge::new("loki_querier_tail_active", "Live tails.")?;
         let tail_bytes = IntCounter::new(
             "loki_querier_tail_bytes_total",
@@ -36,6 +46,14 @@ impl Metrics {
         registry.register(Box::new(blocked_queries.clone()))?;
         registry.register(Box::new(query_seconds.clone()))?;
         registry.register(Box::new(snapshot_too_old.clone()))?;
-        Ok(Self { query_seconds, snapshot_too_old, blocked_queries, tails, tail_bytes })
+        Ok(Self {
+            query_seconds,
+            snapshot_too_old,
+            ingesters_lacking,
+            queue_length,
+            blocked_queries,
+            tails,
+            tail_bytes,
+        })
     }
 }

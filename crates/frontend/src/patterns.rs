@@ -1,13 +1,14 @@
 //! Patterns: each stream's from the replica that has counted most of its lines.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use futures::future::try_join_all;
 use skald_logql::ast::Expr;
-use skald_model::{Error, Result, StreamId, TimeRange};
+use skald_model::{Error, Result, TimeRange};
+use skald_rpc::Ingester;
 use skald_rpc::patterns::{PatternSeries, PatternsQuery, PatternsRequest};
 
 use crate::Frontend;
+use crate::replicas::{Replicas, Warnings, counted_elsewhere};
 
 pub(crate) async fn run(frontend: &Frontend, query: PatternsQuery) -> Result<Vec<PatternSeries>> {
     let limits = frontend.limits.of(&query.tenant);
@@ -26,45 +27,31 @@ pub(crate) async fn run(frontend: &Frontend, query: PatternsQuery) -> Result<Vec
 }
 
 async fn collect(frontend: &Frontend, request: PatternsRequest) -> Result<Vec<PatternSeries>> {
-    let view = frontend.topology.view();
-    let ingesters: Vec<_> = view.ingesters().iter().map(|m| m.service.clone()).collect();
-    if let [one] = &ingesters[..] {
-        return one.patterns(request).await;
-    }
-    let counts = try_join_all(ingesters.iter().map(|i| i.pattern_streams(request.clone()))).await?;
-    let exclude = excluded(&counts);
-    let asked = ingesters.iter().zip(exclude).map(|(ingester, exclude)| {
+    // There is no place for warnings in the answer.
+    let warnings = Warnings::default();
+    let replicas = frontend.replicas(&request.tenant, frontend.topology.view(), &warnings);
+    replicas.until_settled(|| attempt(&replicas, &request)).await
+}
+
+/// `None` when an ingester was lost on the way.
+async fn attempt(replicas: &Replicas, request: &PatternsRequest) -> Result<Option<Vec<PatternSeries>>> {
+    let ask = |i: Arc<dyn Ingester>, exclude| {
         let request = PatternsRequest { exclude, ..request.clone() };
-        async move { ingester.patterns(request).await }
-    });
-    Ok(PatternSeries::join(try_join_all(asked).await?.into_iter().flatten()))
-}
-
-/// For each ingester the streams that another one has counted better, or as well and comes first.
-fn excluded(counts: &[Vec<(StreamId, u64)>]) -> Vec<Vec<StreamId>> {
-    let mut best: BTreeMap<StreamId, (u64, usize)> = BTreeMap::new();
-    for (ingester, counts) in counts.iter().enumerate() {
-        for (stream, count) in counts {
-            let entry = best.entry(*stream).or_insert((*count, ingester));
-            if *count > entry.0 {
-                *entry = (*count, ingester);
-            }
-        }
-    }
-    let others = |(ingester, counts): (usize, &Vec<(StreamId, u64)>)| {
-        counts.iter().map(|c| c.0).filter(|s| best.get(s).is_some_and(|b| b.1 != ingester)).collect()
+        async move { i.patterns(request).await }
     };
-    counts.iter().enumerate().map(others).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_streams_counts_come_from_the_replica_that_has_most() {
-        let s = StreamId;
-        let counts = [vec![(s(1), 5), (s(2), 7)], vec![(s(1), 6), (s(2), 7), (s(3), 1)], vec![(s(3), 1)]];
-        assert_eq!(excluded(&counts), [vec![s(1)], vec![s(2)], vec![s(3)]]);
-    }
+    let answers = if replicas.is_single() {
+        Some(replicas.ask(|i| ask(i, Vec::new())).await?)
+    } else {
+        let count = |i: Arc<dyn Ingester>| {
+            let request = request.clone();
+            async move { i.pattern_streams(request).await }
+        };
+        let (positions, counts): (Vec<_>, Vec<_>) = replicas.ask(count).await?.into_iter().unzip();
+        let questions = positions.into_iter().zip(counted_elsewhere(&counts)).map(|(position, elsewhere)| {
+            let ingester = replicas.view().ingesters()[position].service.clone();
+            (position, ask(ingester, elsewhere.into_iter().collect()))
+        });
+        replicas.ask_these(questions).await?
+    };
+    Ok(answers.map(|all| PatternSeries::join(all.into_iter().flat_map(|(_, series)| series))))
 }

@@ -412,3 +412,21 @@ async fn detected_labels_count_values() {
     let found = f.detected_labels(metadata(0, 100)).await.unwrap();
     assert_eq!(found, [DetectedLabel { name: "app".into(), cardinality: 1 }]);
 }
+
+#[tokio::test]
+async fn statistics_count_what_replicas_hold_once() {
+    use crate::fakes::{self, Node};
+    let item = |time, number| fakes::Item { stream: 0, time, number };
+    let all = [item(1, 0), item(2, 0), item(3, 0)];
+    let nodes = [Node::with(all), Node::with(all[..2].to_vec()), Node::with(all)];
+    let (f, _) = fakes::cluster(&nodes, &[], 3).await;
+    let request = MetadataRequest {
+        tenant: tenant(),
+        range: TimeRange::new(0, 100),
+        selectors: vec![r#"{app="0"}"#.into()],
+    };
+    let stats = f.index_stats(request.clone()).await.unwrap();
+    assert_eq!((stats.streams, stats.entries), (1, 3));
+    let series = f.series(request).await.unwrap();
+    assert_eq!((series.len(), series[0].entries), (1, 3));
+}

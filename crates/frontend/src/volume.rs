@@ -3,24 +3,25 @@
 //! Counted from the stream indexes of blocks and from memory at one table version; no line is read. Copies of an entry
 //! in several blocks (before compaction joins them) count each.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
-use skald_cluster::View;
 use skald_logql::syntax::{ParseOptions, parse_selector};
 use skald_model::{
-    Error, GroupVolume, Limits, MatchOp, Matcher, QueryStats, Result, Selector, TenantId, TimeRange,
-    VolumeCollector, VolumeGroups, VolumeSpec,
+    Error, GroupVolume, Limits, MatchOp, Matcher, QueryStats, Result, Selector, StreamId, TenantId,
+    TimeRange, VolumeCollector, VolumeGroups, VolumeSpec,
 };
 use skald_rpc::frontend::{IndexStats, MetadataRequest, QueryData, QueryResponse, Series, VolumeQuery};
-use skald_rpc::ingester::{StreamsRequest, VolumesRequest};
+use skald_rpc::ingester::{HeldStreams, StreamsRequest, VolumesRequest};
 use skald_rpc::querier::{BlockStreamsRequest, BlockVolumesRequest};
+use skald_rpc::{Ingester, Querier};
 use skald_storage::table::Snapshot;
 
-use crate::Frontend;
 use crate::log_query::limit_range;
 use crate::metadata::{by_querier, clamp};
 use crate::remembered::{Key, Remembered};
+use crate::replicas::{Replicas, Warnings};
+use crate::{Frontend, replicas};
 
 /// Series of an answer for a request that does not say how many.
 const DEFAULT_LIMIT: usize = 100;
@@ -36,7 +37,7 @@ pub(crate) async fn index_stats(frontend: &Frontend, request: MetadataRequest) -
     let Some(range) = limit_range(request.range, &limits, frontend.clock.now())? else {
         return Ok(IndexStats::default());
     };
-    let groups = count(frontend, &limits, &request.tenant, &selector, range, spec).await?;
+    let (groups, _) = count(frontend, &limits, &request.tenant, &selector, range, spec).await?;
     let mut stats = IndexStats { streams: groups.len() as u64, ..IndexStats::default() };
     for step in groups.iter().flat_map(|g| &g.steps) {
         stats.chunks += step.chunks;
@@ -64,14 +65,14 @@ pub(crate) async fn volume(frontend: &Frontend, query: VolumeQuery) -> Result<Qu
     }
     let range = limit_range(TimeRange::new(query.start, query.end), &limits, frontend.clock.now())?;
     let spec = VolumeSpec { step: query.step, groups, whole_kib: limits.loki_strict };
-    let found = match range {
+    let (found, warnings) = match range {
         Some(range) => count(frontend, &limits, &query.tenant, &selector, range, spec.clone()).await?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     let limit = if query.limit == 0 { DEFAULT_LIMIT } else { query.limit };
     let limit = if limits.volume_max_series == 0 { limit } else { limit.min(limits.volume_max_series) };
     let data = answer(&query, &spec, largest(found, limit));
-    Ok(QueryResponse { data, stats: QueryStats::default(), warnings: Vec::new() })
+    Ok(QueryResponse { data, stats: QueryStats::default(), warnings })
 }
 
 fn selector(text: &str, limits: &Limits, allow_empty: bool) -> Result<Selector> {
@@ -127,6 +128,7 @@ fn name_only(group: &GroupVolume) -> skald_model::Labels {
     skald_model::LabelsRef::from_trusted(&packed).to_owned()
 }
 
+/// The volumes, and what has to be said beside them.
 async fn count(
     frontend: &Frontend,
     limits: &Limits,
@@ -134,12 +136,13 @@ async fn count(
     selector: &Selector,
     range: TimeRange,
     spec: VolumeSpec,
-) -> Result<Vec<GroupVolume>> {
+) -> Result<(Vec<GroupVolume>, Vec<String>)> {
     let selectors = vec![selector.to_string()];
-    let work = frontend.at_one_version(tenant, |view, snapshot| {
-        count_at(frontend, tenant, &selectors, selector, range, spec.clone(), view, snapshot)
+    let warnings = Warnings::default();
+    let work = frontend.at_one_version(tenant, &warnings, |replicas, snapshot| {
+        count_at(frontend, tenant, &selectors, selector, range, spec.clone(), replicas, snapshot)
     });
-    frontend.timed(limits, work).await
+    Ok((frontend.timed(limits, work).await?, warnings.list()))
 }
 
 #[expect(
@@ -153,20 +156,17 @@ async fn count_at(
     selector: &Selector,
     range: TimeRange,
     spec: VolumeSpec,
-    view: Arc<View>,
+    replicas: Arc<Replicas>,
     snapshot: Arc<Snapshot>,
 ) -> Result<Vec<GroupVolume>> {
-    let of_memory =
-        |version| StreamsRequest { tenant: tenant.clone(), version, range, selectors: selectors.to_vec() };
-    let asked = view.ingesters().iter().map(|m| {
-        m.service.volumes(VolumesRequest {
-            streams: of_memory(snapshot.version),
-            spec: spec.clone(),
-            skip: Arc::default(),
-        })
-    });
+    let request = StreamsRequest {
+        tenant: tenant.clone(),
+        version: snapshot.version,
+        range,
+        selectors: selectors.to_vec(),
+    };
     let mut all = VolumeCollector::new(spec.clone(), range);
-    for group in try_join_all(asked).await?.into_iter().flatten() {
+    for group in replicas.until_settled(|| of_memory(&replicas, &request, &spec)).await? {
         all.merge(group)?;
     }
 
@@ -176,14 +176,15 @@ async fn count_at(
     let table = match frontend.remembered.get(&key) {
         Some(Remembered::Volumes(table)) => table,
         _ => {
-            let asked = by_querier(&view, blocks)?.into_iter().map(|(querier, blocks)| {
+            let ask = |querier: Arc<dyn Querier>, blocks| {
                 let (tenant, selectors) = (tenant.clone(), selectors.to_vec());
                 let streams = BlockStreamsRequest { tenant, blocks, range, selectors };
                 let spec = spec.clone();
                 async move { querier.volumes(BlockVolumesRequest { streams, spec }).await }
-            });
+            };
+            let found = by_querier(frontend, replicas.view(), tenant, blocks, ask).await?;
             let mut table = VolumeCollector::new(spec.clone(), range);
-            for group in try_join_all(asked).await?.into_iter().flatten() {
+            for group in found.into_iter().flatten() {
                 table.merge(group)?;
             }
             let table = Arc::new(table.finish());
@@ -195,4 +196,36 @@ async fn count_at(
         all.merge(group.clone())?;
     }
     Ok(all.finish())
+}
+
+/// What ingesters hold. A stream that several of them have is counted by the one that has most of it. `None` when one of
+/// them was lost on the way.
+async fn of_memory(
+    replicas: &Replicas,
+    request: &StreamsRequest,
+    spec: &VolumeSpec,
+) -> Result<Option<Vec<GroupVolume>>> {
+    let ask = |i: Arc<dyn Ingester>, skip: HashSet<StreamId>| {
+        let request = VolumesRequest { streams: request.clone(), spec: spec.clone(), skip: Arc::new(skip) };
+        async move { i.volumes(request).await }
+    };
+    let answers = if replicas.is_single() {
+        Some(replicas.ask(|i| ask(i, HashSet::new())).await?)
+    } else {
+        let streams = |i: Arc<dyn Ingester>| {
+            let request = request.clone();
+            async move { i.streams(request).await }
+        };
+        let held = replicas.ask(streams).await?;
+        let count = |held: &HeldStreams| held.streams.iter().map(|s| (s.id, s.entries)).collect::<Vec<_>>();
+        let counts: Vec<_> = held.iter().map(|(_, held)| count(held)).collect();
+        let parts = held.iter().zip(replicas::counted_elsewhere(&counts));
+        let counting = parts.filter(|((_, held), skip)| held.streams.len() > skip.len());
+        let questions = counting.map(|((position, _), skip)| {
+            let ingester = replicas.view().ingesters()[*position].service.clone();
+            (*position, ask(ingester, skip))
+        });
+        replicas.ask_these(questions).await?
+    };
+    Ok(answers.map(|all| all.into_iter().flat_map(|(_, groups)| groups).collect()))
 }

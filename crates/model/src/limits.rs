@@ -23,6 +23,8 @@ pub struct Limits {
     pub ingestion_burst_size_mb: f64,
     /// Whether each distributor grants the whole rate or its share of it.
     pub ingestion_rate_strategy: RateStrategy,
+    /// How many ingesters take the tenant's entries; 0 is all. Never fewer than hold each entry.
+    pub ingestion_tenant_shard_size: usize,
     /// Longest label name in bytes.
     pub max_label_name_length: usize,
     /// Longest label value in bytes.
@@ -110,6 +112,8 @@ pub struct Limits {
     pub blocked_queries: Vec<BlockedQuery>,
     /// Longest run of a query, nanoseconds.
     pub query_timeout: i64,
+    /// Whether a query that too few ingesters answer gives what there is, with a warning, instead of an error.
+    pub query_partial_data: bool,
     /// Length of the pieces that metric range queries are cut into, nanoseconds. Above 0, start and end are aligned
     /// with the step, as in Loki.
     pub split_queries_by_interval: i64,
@@ -139,6 +143,7 @@ impl Default for Limits {
             ingestion_rate_mb: 4.0,
             ingestion_burst_size_mb: 6.0,
             ingestion_rate_strategy: RateStrategy::Global,
+            ingestion_tenant_shard_size: 0,
             max_label_name_length: 1024,
             max_label_value_length: 2048,
             max_label_names_per_series: 15,
@@ -215,6 +220,7 @@ impl Default for Limits {
             minimum_labels_number: 0,
             blocked_queries: Vec::new(),
             query_timeout: MINUTE,
+            query_partial_data: false,
             split_queries_by_interval: HOUR,
             max_concurrent_tail_requests: 10,
             max_streams_matchers_per_query: 1000,
@@ -269,6 +275,7 @@ impl Limits {
             }
         }
         self.blocked_queries.extend(other.blocked_queries.iter().cloned());
+        self.query_partial_data &= other.query_partial_data;
         self.loki_strict |= other.loki_strict;
         self.volume_enabled &= other.volume_enabled;
         self

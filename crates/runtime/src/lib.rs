@@ -4,6 +4,7 @@
 //! This crate knows no route, no service and no setting of theirs: it runs what it is given.
 
 pub mod clock;
+pub mod deterministic;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
@@ -12,5 +13,6 @@ pub mod telemetry;
 pub mod units;
 
 pub use clock::{Clock, SystemClock};
+pub use deterministic::{Deterministic, blocking, random};
 pub use tasks::Tasks;
 pub use tokio_util::sync::CancellationToken;

@@ -221,6 +221,9 @@ impl Node {
         if let Some(Serving { done, .. }) = self.grpc_serving {
             let _ = done.await;
         }
+        if let Some(distributor) = self.roles.as_ref().and_then(|r| r.distributor.as_ref()) {
+            distributor.shutdown().await;
+        }
         if let Some(ingester) = self.roles.and_then(|r| r.ingester) {
             tracing::debug!("waiting for the ingester");
             if tokio::time::timeout(INGESTER_DEADLINE, ingester.shutdown()).await.is_err() {

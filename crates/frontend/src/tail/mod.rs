@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt as _, join_all};
+use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{self, BoxStream, FuturesUnordered, SelectAll, StreamExt as _};
 use prometheus::IntGauge;
 use skald_logql::ast::Expr;
@@ -32,6 +32,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use self::order::Held;
 use self::seen::Seen;
 use crate::Frontend;
+use crate::replicas::{Warnings, gather};
 
 /// What the configuration says about tails.
 #[derive(Clone, Copy, Debug)]
@@ -142,14 +143,16 @@ impl Tail {
     /// Follows all ingesters of the view. Some may be missing; they are tried again later.
     async fn follow_all(&self, sources: &mut Sources) -> Result<()> {
         let view = self.frontend.topology.view();
-        let all = view.ingesters().iter().map(|m| {
-            let (name, task) = (m.name.clone(), self.task.clone());
-            async move { (name, m.service.tail(task).await) }
+        let replicas = self.frontend.replicas(&self.task.tenant, view.clone(), &Warnings::default());
+        let all = view.ingesters().iter().enumerate().map(|(position, m)| {
+            let task = self.task.clone();
+            (position, async move { m.service.tail(task).await })
         });
+        let may_leave = |missing: &[usize]| replicas.is_sure_without(missing);
         let mut last_error = None;
-        for (name, outcome) in join_all(all).await {
+        for (position, outcome) in gather(all, self.frontend.ingester_timeout, may_leave, true).await {
             match outcome {
-                Ok(stream) => sources.add(name, stream),
+                Ok(stream) => sources.add(view.ingesters()[position].name.clone(), stream),
                 // The query is wrong, or there are too many tails: others would say the same.
                 Err(error) if error.kind == Kind::InvalidArgument => return Err(error),
                 Err(error) => last_error = Some(error),

@@ -173,6 +173,25 @@ async fn the_newest_entries_come_first_and_nothing_is_missing_or_double_at_the_s
 }
 
 #[tokio::test]
+async fn what_three_replicas_send_in_any_portions_comes_once() {
+    let fakes = [(); 3].map(|()| Arc::new(Fake::default()));
+    let topology = Topology::new(view(&fakes.each_ref()));
+    let f = frontend(&topology, HOUR);
+    let mut tail = f.tail(query(10, Duration::ZERO)).await.unwrap();
+    let t = now();
+    let items: Vec<Item> = (0..60).map(|i| (t + i / 2, i as u32)).collect();
+    for (fake, portion) in fakes.iter().zip([1, 7, 60]) {
+        for part in items.chunks(portion) {
+            fake.append(part);
+        }
+    }
+    let mut all = times(&mut tail, 60, t).await;
+    all.sort();
+    assert_eq!(all, (0..60).map(|i| i / 2).collect::<Vec<_>>());
+    assert!(tail.next().now_or_never().is_none());
+}
+
+#[tokio::test]
 async fn ingesters_that_come_or_come_back_are_followed_and_what_they_had_is_brought() {
     let (a, b) = (Arc::new(Fake::default()), Arc::new(Fake::default()));
     let topology = Topology::new(view(&[&a]));

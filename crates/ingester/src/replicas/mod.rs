@@ -52,7 +52,7 @@ impl Writers for RingWriters {
         let view = self.topology.view();
         let own = view.ingesters().iter().position(|m| m.name == self.name);
         Box::new(move |stream| {
-            let replicas = view.replicas(stream);
+            let replicas = view.replicas(stream, None);
             replicas.iter().position(|r| Some(*r) == own).unwrap_or_else(|| view.replication_factor())
         })
     }

@@ -183,11 +183,18 @@ pub(crate) struct DistributorSection {
     /// Most bytes of label texts whose parsed form is kept.
     #[serde(with = "skald_runtime::units::bytes")]
     pub(crate) stream_cache_bytes: usize,
+    /// How long a replica may take before the next ingester on the ring is sent its part.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) spare_after: Duration,
+    /// Most bytes of pushes that were answered and are still on their way to their last replica.
+    #[serde(with = "skald_runtime::units::bytes")]
+    pub(crate) background_bytes_max: usize,
 }
 
 impl Default for DistributorSection {
     fn default() -> Self {
-        let skald_distributor::Config { stream_cache_bytes } = skald_distributor::Config::default();
+        let skald_distributor::Config { stream_cache_bytes, spare_after, background_bytes_max } =
+            skald_distributor::Config::default();
         let api = skald_api::Config::default();
         Self {
             max_recv_msg_size: api.max_recv_msg_size,
@@ -195,6 +202,8 @@ impl Default for DistributorSection {
             inflight_bytes_max: api.inflight_bytes_max,
             inflight_wait: api.inflight_wait,
             stream_cache_bytes,
+            spare_after,
+            background_bytes_max,
         }
     }
 }
@@ -264,11 +273,24 @@ pub(crate) struct FrontendSection {
     /// Most bytes of remembered answers to label and series requests.
     #[serde(with = "skald_runtime::units::bytes")]
     pub(crate) metadata_cache_bytes: u64,
+    /// How long an ingester may take to answer while the query can go on without it.
+    #[serde(with = "skald_runtime::units::duration")]
+    pub(crate) ingester_timeout: Duration,
+    /// Tasks of queries that may wait for their turn, per tenant.
+    pub(crate) max_outstanding_per_tenant: usize,
+    /// Tasks that a querier gets from one frontend at a time.
+    pub(crate) max_tasks_per_querier: usize,
 }
 
 impl Default for FrontendSection {
     fn default() -> Self {
-        let metadata_cache_bytes = skald_frontend::Config::default().metadata_cache_bytes;
-        Self { compress_responses: true, metadata_cache_bytes }
+        let frontend = skald_frontend::Config::default();
+        Self {
+            compress_responses: true,
+            metadata_cache_bytes: frontend.metadata_cache_bytes,
+            ingester_timeout: frontend.ingester_timeout,
+            max_outstanding_per_tenant: frontend.max_outstanding_per_tenant,
+            max_tasks_per_querier: frontend.max_tasks_per_querier,
+        }
     }
 }

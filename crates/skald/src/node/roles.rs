@@ -31,7 +31,7 @@ const TABLES_CHECKED_MAX: usize = 64;
 
 /// What runs in this process.
 pub(super) struct Roles {
-    distributor: Option<Arc<dyn Distributor>>,
+    pub(super) distributor: Option<Arc<skald_distributor::Distributor>>,
     pub(super) ingester: Option<Arc<Ingester>>,
     querier: Option<Arc<dyn Querier>>,
     frontend: Option<Arc<dyn QueryFrontend>>,
@@ -62,11 +62,20 @@ impl Roles {
                     inflight_bytes_max: _,
                     inflight_wait: _,
                     stream_cache_bytes,
+                    spare_after,
+                    background_bytes_max,
                 },
             ingester: mut ingester_config,
             pattern_ingester,
             querier: querier_config,
-            frontend: FrontendSection { compress_responses: _, metadata_cache_bytes },
+            frontend:
+                FrontendSection {
+                    compress_responses: _,
+                    metadata_cache_bytes,
+                    ingester_timeout,
+                    max_outstanding_per_tenant,
+                    max_tasks_per_querier,
+                },
             table: table_config,
             tracing: _,
         } = config.clone();
@@ -108,9 +117,9 @@ impl Roles {
             querier = Some(Arc::new(service));
         }
         let topology = Topology::new(view(ingester.as_ref(), querier.as_ref()));
-        let mut distributor: Option<Arc<dyn Distributor>> = None;
+        let mut distributor = None;
         if targets.has(Role::Distributor) {
-            let config = skald_distributor::Config { stream_cache_bytes };
+            let config = skald_distributor::Config { stream_cache_bytes, spare_after, background_bytes_max };
             let (clock, limits) = (clock.clone(), limits.clone());
             let service =
                 skald_distributor::Distributor::new(&config, clock, limits, topology.clone(), registry)?;
@@ -118,8 +127,14 @@ impl Roles {
         }
         let mut frontend: Option<Arc<dyn QueryFrontend>> = None;
         if targets.has(Role::QueryFrontend) {
-            let config =
-                skald_frontend::Config { metadata_cache_bytes, tail_max_duration, tail_buffer_bytes };
+            let config = skald_frontend::Config {
+                metadata_cache_bytes,
+                tail_max_duration,
+                tail_buffer_bytes,
+                ingester_timeout,
+                max_outstanding_per_tenant,
+                max_tasks_per_querier,
+            };
             let service =
                 skald_frontend::Frontend::new(&config, clock.clone(), limits, catalog, topology, registry)?;
             frontend = Some(Arc::new(service));
@@ -155,7 +170,7 @@ impl Roles {
             registry,
             node,
             limits,
-            distributor: self.distributor.clone(),
+            distributor: self.distributor.clone().map(|d| d as Arc<dyn Distributor>),
             frontend: self.frontend.clone(),
             ingester: self.ingester.clone().map(|i| i as Arc<dyn skald_rpc::Ingester>),
             auth,
@@ -167,7 +182,7 @@ impl Roles {
     /// The roles for other processes.
     pub(super) fn grpc(&self, server: &Server) -> Router {
         let services = Services {
-            distributor: self.distributor.clone(),
+            distributor: self.distributor.clone().map(|d| d as Arc<dyn Distributor>),
             ingester: self.ingester.clone().map(|i| i as Arc<dyn skald_rpc::Ingester>),
             querier: self.querier.clone(),
             frontend: self.frontend.clone(),
