@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use skald_model::{Direction, Kind, Result, Timestamp};
 use skald_rpc::frontend::{InstantQuery, QueryData, RangeQuery};
-use skald_rpc::{Distributor as _, Ingester as _, QueryFrontend as _};
+use skald_rpc::{Distributor as _, QueryFrontend as _};
 
 use crate::cluster::Cluster;
 use crate::dice;
@@ -140,15 +140,6 @@ impl Cluster {
             self.check(Err(format!("promise_2_seen_exactly_once: a query fails with {error}")));
         }
         error
-    }
-
-    /// Flushes an ingester that runs.
-    pub async fn flush(&self, name: &str) -> Result<()> {
-        let Some(ingester) = self.ingester(name) else { return Ok(()) };
-        note!(self.0.trace, "flush {name}");
-        let outcome = ingester.flush(None).await;
-        note!(self.0.trace, "flushed {name}: {outcome:?}");
-        outcome
     }
 
     /// What the table has now, as any reader of Parquet sees it.

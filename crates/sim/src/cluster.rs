@@ -17,7 +17,7 @@ use skald_ingester::replicas::{RingWriters, Writers};
 use skald_ingester::wal::WalConfig;
 use skald_ingester::{Ingester, Instance};
 use skald_model::ring::RingMember;
-use skald_model::{Limits, TenantId, TenantLimits, Timestamp};
+use skald_model::{Error, Limits, Result, TenantId, TenantLimits, Timestamp};
 use skald_querier::Querier;
 use skald_rpc::Ingester as _;
 use skald_runtime::Clock as _;
@@ -125,6 +125,7 @@ struct Member {
     topology: Arc<Topology>,
     running: Option<Running>,
     is_starting: bool,
+    is_flushing: bool,
     /// Whether it takes new streams.
     is_on_ring: bool,
     /// Whether its disk is gone.
@@ -136,6 +137,8 @@ struct Member {
 struct Running {
     ingester: Arc<Ingester>,
     registry: Registry,
+    /// The end of the process.
+    end: CancellationToken,
 }
 
 impl Cluster {
@@ -299,13 +302,34 @@ impl Cluster {
         Some(self.0.members.lock().get(name)?.running.as_ref()?.ingester.clone())
     }
 
+    /// Seals and flushes what an ingester holds, as long as it runs. One flush of an ingester at a time.
+    pub async fn flush(&self, name: &str) -> Result<()> {
+        let begun = self.change(name, |m| {
+            let running = m.running.clone().filter(|_| !m.is_flushing)?;
+            m.is_flushing = true;
+            Some(running)
+        });
+        let Some(Some(Running { ingester, end, .. })) = begun else {
+            return Err(Error::unavailable(format!("{name} does not run, or is at it")));
+        };
+        note!(self.0.trace, "flush {name}");
+        let outcome = tokio::select! {
+            biased;
+            () = end.cancelled() => Err(Error::unavailable(format!("{name} was killed"))),
+            outcome = ingester.flush(None) => outcome,
+        };
+        self.change(name, |m| m.is_flushing = false);
+        note!(self.0.trace, "flushed {name}: {outcome:?}");
+        outcome
+    }
+
     /// The metrics of an ingester that runs.
     pub(crate) fn gauge(&self, name: &str, metric: &str) -> Option<f64> {
         let registry = self.0.members.lock().get(name)?.running.as_ref()?.registry.clone();
         let families = registry.gather();
         let family = families.iter().find(|f| f.name() == metric)?;
         let metric = family.get_metric().first()?;
-        Some(metric.get_gauge().value() + metric.get_counter().value())
+        Some(metric.get_gauge().get_value())
     }
 
     /// Kills an ingester, at whatever it is. Its log stays.
@@ -382,9 +406,10 @@ impl Cluster {
                 Ingester::start(config, Arc::new(clock.clone()), limits, &registry, open_table, |_| Some(writers));
             match Box::pin(start).await {
                 Ok(ingester) => {
-                    self.0.network.open(name, ingester.clone(), CancellationToken::new());
+                    let end = CancellationToken::new();
+                    self.0.network.open(name, ingester.clone(), end.clone());
                     self.change(name, |m| {
-                        m.running = Some(Running { ingester, registry });
+                        m.running = Some(Running { ingester, registry, end });
                         m.is_starting = false;
                     });
                     note!(self.0.trace, "{name} is up");
@@ -434,9 +459,10 @@ impl Cluster {
         // Whoever pushes must have heard of it, and pushes under way must have ended.
         tokio::time::sleep(NEWS.0 + Duration::from_secs(12)).await;
         loop {
-            let Some(ingester) = self.ingester(name) else { return };
-            let flushed = ingester.flush(None).await;
-            note!(self.0.trace, "{name} flushes to leave: {flushed:?}");
+            if self.ingester(name).is_none() {
+                return;
+            }
+            let flushed = self.flush(name).await;
             let Some(ingester) = self.ingester(name) else { return };
             if flushed.is_ok() && ingester.holding().await.is_ok_and(|h| h.oldest_stamp.is_none()) {
                 break;
@@ -460,6 +486,7 @@ impl Cluster {
             topology: nobody(),
             running: None,
             is_starting: false,
+            is_flushing: false,
             is_on_ring: false,
             is_lost: false,
             starts: 0,

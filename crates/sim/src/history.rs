@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use skald_model::{Entries, EntryRef, Labels, Push, PushLabels, PushStream, Timestamp};
+use skald_model::{EntryRef, Labels, Push, PushLabels, PushStream, Timestamp};
 
 /// Streams that are pushed to.
 pub const APPS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -61,7 +61,8 @@ pub fn push_of(entries: &[Entry]) -> Push {
             push.streams.push(PushStream { labels, entries: start..end });
         }
     }
-    push.entries = Entries { body: body.into(), metadata: metadata.into(), ..push.entries };
+    push.entries.body = body.into();
+    push.entries.metadata = metadata.into();
     push
 }
 

@@ -1,13 +1,13 @@
 //! What lies between the members: calls take time, get lost on their way there or back, and members freeze.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use skald_ingester::Ingester;
 use skald_model::{Error, Kind, Result};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::dice;
@@ -37,7 +37,9 @@ struct Inner {
     ingesters: Mutex<BTreeMap<String, Port>>,
     /// Pairs of a caller and an ingester between which nothing passes.
     cuts: Mutex<Vec<(String, String)>>,
-    frozen: Mutex<BTreeMap<String, watch::Sender<bool>>>,
+    frozen: Mutex<BTreeSet<String>>,
+    /// Told when somebody gets time again. Wakes in the order of waiting, which a watch channel does not.
+    thawed: Notify,
 }
 
 /// A process that answers at a name.
@@ -56,6 +58,7 @@ impl Network {
             ingesters: Mutex::default(),
             cuts: Mutex::default(),
             frozen: Mutex::default(),
+            thawed: Notify::new(),
         }))
     }
 
@@ -84,25 +87,28 @@ impl Network {
     pub(crate) fn heal(&self) {
         self.0.cuts.lock().clear();
         self.set_weather(Weather::default());
-        for frozen in self.0.frozen.lock().values() {
-            frozen.send_replace(false);
-        }
+        self.0.frozen.lock().clear();
+        self.0.thawed.notify_waiters();
     }
 
     /// Whether the process of `name` gets no time.
     pub(crate) fn freeze(&self, name: &str, frozen: bool) {
-        self.frozen(name).send_replace(frozen);
-    }
-
-    fn frozen(&self, name: &str) -> watch::Sender<bool> {
-        self.0.frozen.lock().entry(name.to_owned()).or_default().clone()
+        match frozen {
+            true => drop(self.0.frozen.lock().insert(name.to_owned())),
+            false => drop(self.0.frozen.lock().remove(name)),
+        }
+        self.0.thawed.notify_waiters();
     }
 
     /// Returns when the process of `name` gets time.
     pub(crate) async fn awake(&self, name: &str) {
-        let mut frozen = self.frozen(name).subscribe();
-        // The sender is kept as long as the network.
-        let _ = frozen.wait_for(|frozen| !frozen).await;
+        loop {
+            let thawed = self.0.thawed.notified();
+            if !self.0.frozen.lock().contains(name) {
+                return;
+            }
+            thawed.await;
+        }
     }
 
     /// Lets `caller` call the ingester `name`.

@@ -209,8 +209,9 @@ impl Driver {
         let mut entries = Vec::new();
         for app in dice::shuffled((0..APPS.len()).collect()).into_iter().take(1 + dice::index(4)) {
             entries.extend(self.cluster.new_entries(app, 1 + dice::index(3)));
-            if dice::chance(0.1) {
-                // So late that some refuse it, those that have newer ones.
+            if !self.character.is_calm && dice::chance(0.1) {
+                // So late that some refuse it, those that have newer ones. What is left of such a push is not listed in
+                // blocks, so each replica writes it.
                 let late = dice::below(200) as i64 * SECOND;
                 entries.push(self.cluster.new_entry_at(app, self.cluster.now() - late));
             }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use object_store::ObjectStore as _;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::record::{Field, Row};
 use skald_model::TenantId;
@@ -15,7 +15,7 @@ use crate::history::{APPS, Entry, number_of};
 /// All rows of the blocks of `snapshot`, with repetitions.
 pub(crate) async fn rows(store: &InMemory, tenant: &TenantId, snapshot: &Snapshot) -> Result<Vec<Entry>, String> {
     let mut rows = Vec::new();
-    for block in &snapshot.blocks {
+    for block in snapshot.blocks.iter() {
         let path = &block.path;
         let location = Path::from(format!("{}/{path}", tenant.as_str()));
         let file = async { store.get_opts(&location, Default::default()).await?.bytes().await };
