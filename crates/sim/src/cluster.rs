@@ -57,6 +57,8 @@ pub struct Setup {
     pub members: Vec<&'static str>,
     /// Bytes of memory that each ingester has for entries.
     pub memory_budget: u64,
+    /// How often what is written to the object store is under way for seconds.
+    pub slow_puts: f64,
     /// What goes wrong in the object store while its faults are on.
     pub faults: FaultConfig,
     /// Print events while they happen.
@@ -69,6 +71,7 @@ impl Default for Setup {
             start: 1_768_608_000_000_000_000,
             members: vec!["a", "b", "c"],
             memory_budget: 8 << 20,
+            slow_puts: 0.0,
             faults: FaultConfig {
                 error: 0.06,
                 lost: 0.06,
@@ -162,6 +165,7 @@ impl Cluster {
             network: network.clone(),
             trace: trace.clone(),
             process: process.to_owned(),
+            slow_puts: setup.slow_puts,
         };
         let catalog = catalog(way(READER), &setup.faults, &faults, &registry);
         let caches = CacheMetrics::new(&registry).expect("a new registry");
@@ -313,12 +317,12 @@ impl Cluster {
             return Err(Error::unavailable(format!("{name} does not run, or is at it")));
         };
         note!(self.0.trace, "flush {name}");
+        let _flushing = Flushing { cluster: self, name };
         let outcome = tokio::select! {
             biased;
             () = end.cancelled() => Err(Error::unavailable(format!("{name} was killed"))),
             outcome = ingester.flush(None) => outcome,
         };
-        self.change(name, |m| m.is_flushing = false);
         note!(self.0.trace, "flushed {name}: {outcome:?}");
         outcome
     }
@@ -393,6 +397,7 @@ impl Cluster {
                 network: self.0.network.clone(),
                 trace: self.0.trace.clone(),
                 process: name.to_owned(),
+                slow_puts: self.0.setup.slow_puts,
             };
             let catalog = catalog(way, &self.0.setup.faults, &self.0.faults, &registry);
             let open_table = move |instance: &Instance| -> Arc<dyn skald_ingester::table::Table> {
@@ -403,7 +408,9 @@ impl Cluster {
             let config = self.config(name, &dir);
             let limits: Arc<dyn TenantLimits> = Arc::new(self.0.limits.clone());
             let start =
-                Ingester::start(config, Arc::new(clock.clone()), limits, &registry, open_table, |_| Some(writers));
+                Ingester::start(config, Arc::new(clock.clone()), limits, &registry, open_table, |_| {
+                    Some(writers)
+                });
             match Box::pin(start).await {
                 Ok(ingester) => {
                     let end = CancellationToken::new();
@@ -426,7 +433,12 @@ impl Cluster {
         skald_ingester::Config {
             instance_id: name.to_owned(),
             // A crash of a process keeps what the system has been given.
-            wal: WalConfig { dir: dir.to_owned(), fsync: false, segment_bytes: 32 << 10, ..WalConfig::default() },
+            wal: WalConfig {
+                dir: dir.to_owned(),
+                fsync: false,
+                segment_bytes: 32 << 10,
+                ..WalConfig::default()
+            },
             flush_interval: Duration::from_secs(30),
             flush_grace: Duration::from_secs(2),
             min_flush_bytes: 0,
@@ -535,7 +547,8 @@ impl Cluster {
                 absent.push(Absent { name: name.clone(), zone: String::new() });
                 continue;
             }
-            let link = Link { network: self.0.network.clone(), caller: caller.to_owned(), ingester: name.clone() };
+            let link =
+                Link { network: self.0.network.clone(), caller: caller.to_owned(), ingester: name.clone() };
             let tokens = if member.is_on_ring { tokens(name) } else { Vec::new() };
             let place = RingMember { name: name.clone(), zone: String::new(), tokens };
             ingesters.push((place, Arc::new(link) as Arc<dyn skald_rpc::Ingester>));
@@ -545,6 +558,18 @@ impl Cluster {
             service: self.0.querier.clone() as Arc<dyn skald_rpc::Querier>,
         }];
         View::new(ingesters, queriers, REPLICATION_FACTOR).with_absent(absent)
+    }
+}
+
+/// A flush, until it is dropped.
+struct Flushing<'a> {
+    cluster: &'a Cluster,
+    name: &'a str,
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.cluster.change(self.name, |m| m.is_flushing = false);
     }
 }
 

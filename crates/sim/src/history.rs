@@ -44,7 +44,9 @@ pub fn push_of(entries: &[Entry]) -> Push {
         for entry in entries.iter().filter(|e| e.app == app) {
             let line = entry.line();
             let value = entry.number.to_string();
-            let pairs = Labels::from_pairs([("number", value.as_str())].into_iter().filter(|_| entry.number % 3 == 0));
+            let pairs = Labels::from_pairs(
+                [("number", value.as_str())].into_iter().filter(|_| entry.number % 3 == 0),
+            );
             push.entries.refs.push(EntryRef {
                 timestamp: entry.timestamp,
                 line_start: body.len() as u32,
@@ -122,9 +124,14 @@ impl History {
 
     /// For each stream how many entries between `from` and `to` (inclusive) must be seen if `before` were acknowledged,
     /// and how many may be by now.
-    pub fn counts(&self, before: &[u64], (from, to): (Timestamp, Timestamp)) -> BTreeMap<&'static str, (u64, u64)> {
+    pub fn counts(
+        &self,
+        before: &[u64],
+        (from, to): (Timestamp, Timestamp),
+    ) -> BTreeMap<&'static str, (u64, u64)> {
         let mut counts: BTreeMap<_, _> = APPS.iter().map(|app| (*app, (0, 0))).collect();
-        for known in self.entries.iter().filter(|k| k.pushed > 0 && (from..=to).contains(&k.entry.timestamp)) {
+        for known in self.entries.iter().filter(|k| k.pushed > 0 && (from..=to).contains(&k.entry.timestamp))
+        {
             if let Some((must, may)) = counts.get_mut(APPS[known.entry.app]) {
                 *must += u64::from(before.binary_search(&known.entry.number).is_ok());
                 *may += 1;

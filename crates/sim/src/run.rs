@@ -44,6 +44,7 @@ pub fn run(seed: u64, prints: bool) -> Outcome {
         let setup = Setup {
             start: character.start,
             memory_budget: character.memory_budget,
+            slow_puts: if character.is_calm { 0.0 } else { 0.02 },
             prints,
             ..Setup::default()
         };
@@ -104,15 +105,15 @@ impl Driver {
     async fn live(&self) {
         let (mut has_joined, mut has_left, mut has_lost) = (false, false, false);
         for _ in 0..self.character.steps {
-            let pause = if dice::chance(0.12) { dice::between(15_000, 40_000) } else { dice::between(20, 2500) };
+            let pause =
+                if dice::chance(0.12) { dice::between(15_000, 40_000) } else { dice::between(20, 2500) };
             tokio::time::sleep(pause).await;
             let cluster = self.cluster.clone();
             let what = if self.character.is_calm { dice::below(66) } else { dice::below(112) };
             match what {
                 0..=43 => self.push(),
                 44..=58 => self.spawn(|cluster| async move {
-                    let direction =
-                        if dice::chance(0.5) { Direction::Forward } else { Direction::Backward };
+                    let direction = if dice::chance(0.5) { Direction::Forward } else { Direction::Backward };
                     let limit = if dice::chance(0.3) { 1 + dice::below(20) as usize } else { NO_LIMIT };
                     // Whether it may fail is checked where it does.
                     drop(cluster.query(direction, limit).await);

@@ -29,6 +29,8 @@ pub(crate) struct SimStore {
     pub(crate) trace: Trace,
     /// Whose way it is.
     pub(crate) process: String,
+    /// How often what is written is under way for seconds.
+    pub(crate) slow_puts: f64,
 }
 
 impl fmt::Debug for SimStore {
@@ -56,9 +58,9 @@ impl ObjectStore for SimStore {
         self.network.awake(&self.process).await;
         let (inner, trace, process) = (self.inner.clone(), self.trace.clone(), self.process.clone());
         let path = location.clone();
+        let slow = dice::chance(self.slow_puts);
         let put = tokio::spawn(async move {
-            // Rarely a request is under way for long.
-            let on_the_way = if dice::chance(0.02) { dice::between(500, 8000) } else { dice::between(1, 15) };
+            let on_the_way = if slow { dice::between(500, 8000) } else { dice::between(1, 15) };
             tokio::time::sleep(on_the_way).await;
             let outcome = inner.put_opts(&path, payload, opts).await;
             note!(trace, "{process} put {path}: {}", if outcome.is_ok() { "ok" } else { "refused" });

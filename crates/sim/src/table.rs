@@ -1,9 +1,9 @@
 //! The table as any reader of Parquet sees it.
 
 use bytes::Bytes;
+use object_store::ObjectStore as _;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::ObjectStore as _;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::record::{Field, Row};
 use skald_model::TenantId;
@@ -13,7 +13,11 @@ use skald_storage::table::Snapshot;
 use crate::history::{APPS, Entry, number_of};
 
 /// All rows of the blocks of `snapshot`, with repetitions.
-pub(crate) async fn rows(store: &InMemory, tenant: &TenantId, snapshot: &Snapshot) -> Result<Vec<Entry>, String> {
+pub(crate) async fn rows(
+    store: &InMemory,
+    tenant: &TenantId,
+    snapshot: &Snapshot,
+) -> Result<Vec<Entry>, String> {
     let mut rows = Vec::new();
     for block in snapshot.blocks.iter() {
         let path = &block.path;
@@ -24,7 +28,11 @@ pub(crate) async fn rows(store: &InMemory, tenant: &TenantId, snapshot: &Snapsho
         read(&file, &mut rows).map_err(|e| format!("{path}: {e}"))?;
         let meta = BlockMeta::parse(&file, file.len() as u64).map_err(|e| format!("{path}: {e}"))?;
         if meta.rows() as usize != rows.len() - before {
-            return Err(format!("{path} says it has {} rows, Parquet finds {}", meta.rows(), rows.len() - before));
+            return Err(format!(
+                "{path} says it has {} rows, Parquet finds {}",
+                meta.rows(),
+                rows.len() - before
+            ));
         }
     }
     Ok(rows)
