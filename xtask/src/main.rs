@@ -22,6 +22,7 @@ mod python;
 mod random;
 mod seaweed;
 mod server;
+mod sim;
 mod table_test;
 mod tidy;
 mod workspace;
@@ -46,6 +47,8 @@ enum Command {
     CrashTest(crash::Args),
     /// Kill, stop, restart, add and remove members of a cluster, and count all the while.
     ClusterTest(cluster::Args),
+    /// Run a simulated cluster with many seeds, and check the promises in it.
+    Sim(sim::Args),
     /// Compare LogQL answers with SQL over the table, by DuckDB and by the Python package deltalake.
     TableTest(table_test::Args),
     /// Ship logs with other people's clients, from their registries, and find them by query.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conformance::run(&args),
         Command::CrashTest(args) => crash::run(&args),
         Command::ClusterTest(args) => cluster::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::TableTest(args) => table_test::run(&args),
         Command::Clients(args) => clients::run(&args),
         Command::FuzzRequests(args) => fuzz::run(&args),

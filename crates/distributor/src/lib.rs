@@ -13,7 +13,6 @@ mod shards;
 mod streams;
 mod validate;
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -91,8 +90,8 @@ impl Distributor {
             topology,
             limits,
             clock,
-            // From the keys that the standard library seeds its hash maps with; 0 has a meaning of its own.
-            origin: RandomState::new().build_hasher().finish().max(1),
+            // 0 has a meaning of its own.
+            origin: skald_runtime::random().max(1),
             pushes: AtomicU64::new(1),
             rules: RuleCache::default(),
             streams: StreamCache::new(config.stream_cache_bytes),

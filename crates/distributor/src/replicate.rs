@@ -162,6 +162,7 @@ impl Push {
                 break;
             }
             tokio::select! {
+                biased;
                 Some((number, outcome)) = sends.next() => self.quorum.take(number, outcome),
                 () = gone(&mut answer), if share.is_none() => {
                     // The request held the memory of the push. Nothing was promised yet.

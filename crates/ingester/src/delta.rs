@@ -46,7 +46,7 @@ impl DeltaTable {
     async fn build(&self, part: &Part, copies: Option<(u64, PushList)>) -> Result<Vec<BuiltBlock>> {
         let (part, options, writer) = (part.clone(), self.options, self.writer.clone());
         let work = move || build(&part, copies.as_ref(), &options, &writer);
-        let built = tokio::task::spawn_blocking(work).await;
+        let built = skald_runtime::blocking(work).await;
         let built = built.map_err(|e| Error::internal(format!("building a block panicked: {e}")))?;
         built.map_err(|e| Error::internal(format!("failed to build a block: {e}")))
     }

@@ -89,7 +89,7 @@ async fn flush_one(core: &Arc<Core>, tenant: &Arc<Tenant>) -> Result<Option<Dura
 /// Deletes files of the log that nobody needs.
 pub(crate) async fn remove_covered(core: &Arc<Core>) {
     let core = core.clone();
-    let removal = tokio::task::spawn_blocking(move || core.log.wal().map(|wal| wal.remove_covered()));
+    let removal = skald_runtime::blocking(move || core.log.wal().map(|wal| wal.remove_covered()));
     match removal.await {
         Ok(Some(Err(error))) => tracing::warn!(%error, "failed to remove covered files of the log"),
         Ok(_) => {}

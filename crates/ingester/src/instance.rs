@@ -5,7 +5,6 @@
 //! `instance` beside the log, with a lock that keeps a second process out.
 
 use std::fs::{File, OpenOptions};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -110,9 +109,9 @@ fn parse(text: &str) -> Result<Option<(String, String)>, String> {
     }
 }
 
-/// Eight hex digits from the keys that the standard library seeds its hash maps with.
+/// Eight hex digits.
 fn random() -> String {
-    format!("{:08x}", RandomState::new().build_hasher().finish() as u32)
+    format!("{:08x}", skald_runtime::random() as u32)
 }
 
 #[cfg(test)]

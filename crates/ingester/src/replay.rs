@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use skald_model::{Batch, Error, Kind, Result, TenantId};
-use tokio::sync::mpsc;
+use skald_runtime::blocking;
 
 use crate::core::Core;
 use crate::flush::backoff;
@@ -14,8 +14,8 @@ use crate::table::Standing;
 use crate::tenant::SealReason;
 use crate::wal::{Lsn, Record, Replay};
 
-/// Records that are read ahead.
-const AHEAD: usize = 4;
+/// Bytes of records after which no more are read at a time.
+const READ_BYTES: usize = 1 << 20;
 /// How often the table is asked how far it has come before the start fails.
 const STANDING_TRIES: u32 = 8;
 /// How long to wait for memory before saying so.
@@ -27,29 +27,37 @@ pub(crate) async fn replay(core: &Arc<Core>, replay: Replay) -> Result<()> {
     let started = std::time::Instant::now();
     let metrics = &core.metrics.wal;
     metrics.replay_active.set(1);
-    let (sender, mut records) = mpsc::channel(AHEAD);
-    let reader = tokio::task::spawn_blocking(move || read(replay, &sender));
+    let mut reading = blocking(move || read(replay));
     let mut committed: FxHashMap<TenantId, Option<Lsn>> = FxHashMap::default();
     let (mut replayed, mut skipped) = (0u64, 0u64);
-    while let Some(next) = records.recv().await {
-        let (record, batch) = next?;
-        let tenant_committed = match committed.get(&record.tenant) {
-            Some(known) => *known,
-            None => {
-                let standing = standing(core, &record.tenant).await?;
-                core.settle(&core.tenant(&record.tenant), standing);
-                committed.insert(record.tenant.clone(), standing.committed);
-                standing.committed
-            }
-        };
-        if tenant_committed.is_some_and(|lsn| record.lsn <= lsn) {
-            skipped += 1;
-            continue;
+    loop {
+        let read_ahead = reading.await;
+        let (replay, records) =
+            read_ahead.map_err(|e| Error::internal(format!("the reader of the log panicked: {e}")))?;
+        if records.is_empty() {
+            break;
         }
-        insert(core, record, batch).await;
-        replayed += 1;
+        // The next ones are read while these are brought in.
+        reading = blocking(move || read(replay));
+        for next in records {
+            let (record, batch) = next?;
+            let tenant_committed = match committed.get(&record.tenant) {
+                Some(known) => *known,
+                None => {
+                    let standing = standing(core, &record.tenant).await?;
+                    core.settle(&core.tenant(&record.tenant), standing);
+                    committed.insert(record.tenant.clone(), standing.committed);
+                    standing.committed
+                }
+            };
+            if tenant_committed.is_some_and(|lsn| record.lsn <= lsn) {
+                skipped += 1;
+                continue;
+            }
+            insert(core, record, batch).await;
+            replayed += 1;
+        }
     }
-    reader.await.map_err(|e| Error::internal(format!("the reader of the log panicked: {e}")))?;
     crate::flush::remove_covered(core).await;
     metrics.recovered_records.inc_by(replayed);
     metrics.replay_active.set(0);
@@ -79,19 +87,25 @@ async fn standing(core: &Arc<Core>, tenant: &TenantId) -> Result<Standing> {
     }
 }
 
-/// Reads and decodes records on a thread of its own until the end or an error.
-fn read(mut replay: Replay, sender: &mpsc::Sender<Result<(Record, Batch)>>) {
-    loop {
+/// Reads and decodes some records; none at the end of the log. Nothing comes after an error.
+fn read(mut replay: Replay) -> (Replay, Vec<Result<(Record, Batch)>>) {
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    while bytes < READ_BYTES {
         let next = match replay.read_next() {
-            Ok(None) => return,
-            Ok(Some(record)) => decode(&record).map(|batch| (record, batch)),
+            Ok(None) => break,
+            Ok(Some(record)) => {
+                bytes += record.batch.len().max(1);
+                decode(&record).map(|batch| (record, batch))
+            }
             Err(e) => Err(e.into()),
         };
-        let failed = next.is_err();
-        if sender.blocking_send(next).is_err() || failed {
-            return;
+        let has_failed = next.is_err();
+        records.push(next);
+        if has_failed {
+            break;
         }
     }
+    (replay, records)
 }
 
 fn decode(record: &Record) -> Result<Batch> {

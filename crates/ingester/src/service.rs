@@ -148,7 +148,7 @@ impl Ingester {
     pub(crate) async fn stop(&self) {
         self.tasks.shutdown(SHUTDOWN_DEADLINE).await;
         let core = self.core.clone();
-        let closed = tokio::task::spawn_blocking(move || core.log.wal().map(Wal::close)).await;
+        let closed = skald_runtime::blocking(move || core.log.wal().map(Wal::close)).await;
         if let Err(error) = closed {
             tracing::error!(%error, "closing the log panicked");
         }

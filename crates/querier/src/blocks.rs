@@ -143,9 +143,7 @@ async fn convert(name: &Arc<str>, file: Bytes) -> Result<(Bytes, BlockMeta)> {
         let meta = BlockMeta::parse(&file, file.len() as u64).map_err(|e| damaged(&name, &e))?;
         Ok((file, meta))
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| Err(Error::internal("converting a block failed")))
+    skald_runtime::blocking(work).await.unwrap_or_else(|_| Err(Error::internal("converting a block failed")))
 }
 
 impl Block {

@@ -79,7 +79,7 @@ impl ScanPool {
         let cancelled = Cancelled::default();
         let guard = OnDrop(cancelled.clone());
         let span = tracing::Span::current();
-        let outcome = tokio::task::spawn_blocking(move || {
+        let outcome = skald_runtime::blocking(move || {
             let _permit = permit;
             span.in_scope(|| work(&cancelled))
         })

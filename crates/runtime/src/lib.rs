@@ -5,6 +5,7 @@
 //! This crate knows no route, no service and no setting of theirs: it runs what it is given.
 
 pub mod clock;
+pub mod deterministic;
 pub mod grpc;
 pub mod http;
 pub mod memory;
@@ -15,5 +16,6 @@ pub mod tls;
 pub mod units;
 
 pub use clock::{Clock, SystemClock};
+pub use deterministic::{Deterministic, blocking, random};
 pub use tasks::Tasks;
 pub use tokio_util::sync::CancellationToken;

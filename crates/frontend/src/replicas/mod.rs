@@ -137,6 +137,7 @@ impl Replicas {
             .into_iter()
             .map(|(position, question)| async move {
                 tokio::select! {
+                    biased;
                     answer = question => (position, answer),
                     error = self.is_gone(position) => (position, Err(error)),
                 }

@@ -51,7 +51,7 @@ impl Pool {
         let cancelled = Cancelled::default();
         let guard = CancelOnDrop(cancelled.clone());
         let span = tracing::Span::current();
-        let work = tokio::task::spawn_blocking(move || {
+        let work = skald_runtime::blocking(move || {
             let _permit = permit;
             span.in_scope(|| work(&cancelled))
         });

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use skald_model::{Batch, PushStamp, TenantId};
+use skald_runtime::Deterministic;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use error::{Error, Result};
@@ -106,7 +107,27 @@ pub struct Wal {
     metrics: WalMetrics,
     room: Arc<Semaphore>,
     room_kib: u32,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    writing: Mutex<Writing>,
+    writes_here: bool,
+}
+
+/// Where the writer is.
+enum Writing {
+    /// On a thread of its own.
+    Thread(JoinHandle<()>),
+    /// With whoever appends, because the thread must not hand anything to others.
+    Here(Box<Writer>),
+    Closed,
+}
+
+impl std::fmt::Debug for Writing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Writing::Thread(_) => "Thread",
+            Writing::Here(_) => "Here",
+            Writing::Closed => "Closed",
+        })
+    }
 }
 
 /// A push in the form of the log, encoded and summed outside of all locks.
@@ -170,10 +191,13 @@ impl Wal {
         let shared = Arc::new(Shared::new(next_term(replay.headers())));
         let sequence = replay.last_sequence().map_or(1, |s| s + 1);
         let writer = Writer::new(config, sequence, create, &files, metrics, &shared)?;
-        let thread = std::thread::Builder::new()
-            .name("skald-wal".into())
-            .spawn(move || writer.run())
-            .map_err(|e| Error::io("starting the writer of", &config.dir, e))?;
+        let writing = match Deterministic::is_on() {
+            true => Writing::Here(Box::new(writer)),
+            false => {
+                let thread = std::thread::Builder::new().name("skald-wal".into()).spawn(move || writer.run());
+                Writing::Thread(thread.map_err(|e| Error::io("starting the writer of", &config.dir, e))?)
+            }
+        };
         let room_kib = kib(config.queue_bytes as usize).max(1);
         let wal = Self {
             shared,
@@ -181,7 +205,8 @@ impl Wal {
             metrics: metrics.clone(),
             room: Arc::new(Semaphore::new(room_kib as usize)),
             room_kib,
-            thread: Mutex::new(Some(thread)),
+            writing: Mutex::new(writing),
+            writes_here: Deterministic::is_on(),
         };
         Ok((wal, replay))
     }
@@ -197,6 +222,11 @@ impl Wal {
     pub fn append(&self, tenant: &TenantId, record: EncodedRecord, room: Room) -> Result<(Lsn, Ack)> {
         let (sender, receiver) = oneshot::channel();
         let lsn = self.shared.push(|lsn| Job { lsn, tenant: tenant.clone(), record, ack: sender, room })?;
+        if self.writes_here
+            && let Writing::Here(writer) = &mut *self.writing.lock()
+        {
+            writer.write_waiting();
+        }
         Ok((lsn, Ack(receiver)))
     }
 
@@ -229,11 +259,14 @@ impl Wal {
     pub fn close(&self) {
         self.room.close();
         self.shared.close();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the writer of the write-ahead log panicked");
+        match std::mem::replace(&mut *self.writing.lock(), Writing::Closed) {
+            Writing::Thread(thread) => {
+                if thread.join().is_err() {
+                    tracing::error!("the writer of the write-ahead log panicked");
+                }
+            }
+            Writing::Here(mut writer) => writer.finish(),
+            Writing::Closed => {}
         }
     }
 }

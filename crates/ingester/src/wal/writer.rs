@@ -79,6 +79,10 @@ impl Shared {
         self.queue.lock().failure = Some(reason);
     }
 
+    fn take_waiting(&self) -> Vec<Job> {
+        std::mem::take(&mut self.queue.lock().jobs)
+    }
+
     /// Everything that waits; `None` when nothing more will come.
     fn take(&self) -> Option<Vec<Job>> {
         let mut queue = self.queue.lock();
@@ -172,12 +176,29 @@ impl Writer {
     /// Writes group after group until the log is closed and the queue is empty.
     pub(super) fn run(mut self) {
         while let Some(jobs) = self.shared.take() {
-            let outcome = self.write_group(&jobs).map_err(skald_model::Error::from);
-            for job in jobs {
-                // Whoever pushed may have gone away; the record stands all the same.
-                let _ = job.ack.send(outcome.clone());
-            }
+            self.write_and_acknowledge(jobs);
         }
+        self.finish();
+    }
+
+    /// Writes what waits, if anything does, as one group.
+    pub(super) fn write_waiting(&mut self) {
+        let jobs = self.shared.take_waiting();
+        if !jobs.is_empty() {
+            self.write_and_acknowledge(jobs);
+        }
+    }
+
+    fn write_and_acknowledge(&mut self, jobs: Vec<Job>) {
+        let outcome = self.write_group(&jobs).map_err(skald_model::Error::from);
+        for job in jobs {
+            // Whoever pushed may have gone away; the record stands all the same.
+            let _ = job.ack.send(outcome.clone());
+        }
+    }
+
+    /// The log is closed and nothing waits.
+    pub(super) fn finish(&mut self) {
         if let Err(e) = self.file.sync() {
             tracing::warn!(error = %e, "failed to sync the write-ahead log on closing");
         }

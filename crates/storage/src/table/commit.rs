@@ -247,9 +247,8 @@ impl Catalog {
         let _turn = table.committing.lock().await;
         unconfirmed.reason = "the store has not answered".to_owned();
         let policy = RetryPolicy { elapsed_max: self.config.commit_timeout, ..Default::default() };
-        // Processes that race have different ids and addresses, so different jitter.
-        let mut backoff =
-            Backoff::new(policy, Arc::as_ptr(table).addr() as u64 ^ u64::from(std::process::id()));
+        // Processes that race get different jitter.
+        let mut backoff = Backoff::new(policy, skald_runtime::random());
         let (mut tried, mut raced) = (false, false);
         loop {
             let known = table.known().filter(|k| !tried && k.version >= intent.base_version());

@@ -1,0 +1,256 @@
+//! One scenario for each rule that keeps the promises. Each was seen to fail with its rule taken out; it says how.
+
+use std::time::Duration;
+
+use skald_model::{Direction, Kind, TimeRange};
+use skald_rpc::Ingester as _;
+use skald_rpc::querier::LogTask;
+use skald_sim::history::Entry;
+use skald_sim::promises::{
+    promise_1_acknowledged_is_never_lost, promise_3_what_is_stored_is_open, steady_state_stores_one_copy,
+};
+use skald_sim::{Cluster, NO_LIMIT, Setup, Weather, simulate};
+use skald_storage::store::fault::{Fault, Request};
+
+const SECOND: i64 = 1_000_000_000;
+
+async fn start() -> Cluster {
+    Box::pin(Cluster::start(Setup::default())).await
+}
+
+async fn sleep(seconds: f64) {
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+}
+
+/// Asks for everything; the answer must be right.
+async fn see_all(cluster: &Cluster) -> usize {
+    let seen = cluster.query(Direction::Forward, NO_LIMIT).await.expect("an answer").len();
+    cluster.count().await.expect("an answer");
+    assert_eq!(cluster.broken(), [""; 0]);
+    seen
+}
+
+async fn flush_all(cluster: &Cluster) {
+    let names = cluster.running();
+    let flushes = names.iter().map(|name| cluster.flush(name));
+    for flushed in futures::future::join_all(flushes).await {
+        flushed.expect("a flush");
+    }
+}
+
+/// Everything is in the table, in good order.
+async fn all_is_stored(cluster: &Cluster) -> Vec<Entry> {
+    let (history, stored) = (cluster.history(), cluster.stored().await);
+    cluster.check(promise_3_what_is_stored_is_open(&history, &stored));
+    let stored = stored.expect("blocks that can be read");
+    cluster.check(promise_1_acknowledged_is_never_lost(&history, &stored));
+    assert_eq!(cluster.broken(), [""; 0]);
+    stored
+}
+
+async fn all_is_stored_once(cluster: &Cluster) {
+    let stored = all_is_stored(cluster).await;
+    cluster.check(steady_state_stores_one_copy(&cluster.history(), &stored));
+    assert_eq!(cluster.broken(), [""; 0]);
+}
+
+/// Rule 2. Taken out by using the snapshot known before the failed try (`!tried` in `commit_in_turn` of
+/// `storage/src/table/commit.rs`).
+#[test]
+fn rule_2_a_failed_commit_may_have_happened() {
+    simulate(2, || async {
+        let cluster = start().await;
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        for faults in cluster.fault_handles() {
+            faults.arm(Request::Put, "_delta_log/", Fault::Lost);
+        }
+        let flushed = tokio::time::timeout(Duration::from_secs(12), flush_all(&cluster)).await;
+        assert!(flushed.is_ok(), "whoever reads the log knows that its commit has happened");
+        all_is_stored_once(&cluster).await;
+        see_all(&cluster).await;
+    });
+}
+
+/// Rule 3. Taken out by asking only those with a place on the ring (in `Replicas::ask` of `frontend/src/replicas/mod.rs`).
+#[test]
+fn rule_3_reads_ask_whoever_may_hold_what_the_table_lacks() {
+    simulate(3, || async {
+        let cluster = start().await;
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        for name in ["d", "e", "f"] {
+            cluster.join(name).await;
+        }
+        for name in ["a", "b", "c"] {
+            cluster.give_up_place(name);
+        }
+        sleep(5.0).await;
+        assert_eq!(see_all(&cluster).await, 6);
+    });
+}
+
+/// Rule 3. Taken out by counting no absent ingester as lacking (in `Replicas::is_sure` of
+/// `frontend/src/replicas/mod.rs`).
+#[test]
+fn rule_3_reads_are_refused_when_too_many_are_lacking() {
+    simulate(4, || async {
+        let cluster = start().await;
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        cluster.cut("distributor-0", "c");
+        cluster.push(0, &cluster.one_for_each()).await.expect("a quorum has it");
+        cluster.crash("a").await;
+        sleep(7.0).await;
+        assert_eq!(see_all(&cluster).await, 12, "one of those who have it is left");
+        cluster.crash("b").await;
+        sleep(7.0).await;
+        let refused =
+            cluster.query(Direction::Forward, NO_LIMIT).await.expect_err("c alone does not know all");
+        assert_eq!(refused.kind, Kind::Unavailable);
+        cluster.restart("b").await;
+        sleep(7.0).await;
+        assert_eq!(see_all(&cluster).await, 12);
+    });
+}
+
+/// Rule 4. Taken out by answering whatever version is asked for (`version < released` in `State::cut` of
+/// `ingester/src/tenant/mod.rs`).
+#[test]
+fn rule_4_snapshots_too_old_are_refused() {
+    simulate(5, || async {
+        let cluster = start().await;
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        flush_all(&cluster).await;
+        let task = LogTask {
+            tenant: skald_model::TenantId::new("t").expect("a good name"),
+            query: "{app=~\".+\"}".into(),
+            range: TimeRange::ALL,
+            direction: Direction::Forward,
+            limit: NO_LIMIT,
+            version: -1,
+            blocks: Vec::new(),
+            max_bytes: u64::MAX,
+        };
+        for name in cluster.running() {
+            let answer = cluster.ingester(&name).expect("it runs").query_logs(task.clone()).await;
+            assert_eq!(answer.expect_err("these have left memory").kind, Kind::SnapshotTooOld);
+        }
+        // A query that is overtaken by flushes starts over and is right.
+        cluster.set_weather(Weather { slow: 1.0, ..Weather::default() });
+        for _ in 0..5 {
+            cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+            let (seen, ()) =
+                futures::join!(cluster.query(Direction::Backward, NO_LIMIT), flush_all(&cluster));
+            assert!(seen.is_ok());
+            assert_eq!(cluster.broken(), [""; 0]);
+        }
+    });
+}
+
+/// Rule 5. Taken out by taking any stamp in (`check_stamp` in `ingester/src/service.rs`).
+#[test]
+fn rule_5_stamps_of_clocks_that_lie_are_refused() {
+    simulate(6, || async {
+        let cluster = start().await;
+        cluster.distributor_clock().deviate(-40 * SECOND);
+        let entries = cluster.one_for_each();
+        let refused = cluster.push(0, &entries).await.expect_err("an epoch that has long ended");
+        assert_eq!(refused.kind, Kind::Unavailable, "to be tried again");
+        assert_eq!(see_all(&cluster).await, 0);
+        // Within an epoch clocks may differ.
+        cluster.distributor_clock().deviate(-20 * SECOND);
+        cluster.push(0, &entries).await.expect("an acknowledgement");
+        flush_all(&cluster).await;
+        cluster.check(steady_state_stores_one_copy(&cluster.history(), &all_is_stored(&cluster).await));
+        assert_eq!((see_all(&cluster).await, cluster.stored().await.expect("the table").len()), (6, 6));
+    });
+}
+
+/// Written once. Taken out by taking over at once (`Patience::after` of `ingester/src/replicas/mod.rs` gives 0).
+#[test]
+fn a_slow_writer_is_waited_for() {
+    simulate(7, || async {
+        let cluster = start().await;
+        for _ in 0..5 {
+            cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+            sleep(4.0).await;
+        }
+        // The epoch ends by itself, and takes the longest of its time.
+        cluster.set_weather(Weather { slow: 0.3, ..Weather::default() });
+        sleep(90.0).await;
+        all_is_stored_once(&cluster).await;
+        see_all(&cluster).await;
+    });
+}
+
+/// Written at all. Taken out by letting only the writer write (`due` in `State::next_copies` of
+/// `ingester/src/tenant/mod.rs` holds for rank 0 alone).
+#[test]
+fn what_a_dead_writer_did_not_write_others_do() {
+    simulate(8, || async {
+        let cluster = start().await;
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        cluster.crash("b").await;
+        sleep(120.0).await;
+        all_is_stored_once(&cluster).await;
+        cluster.restart("b").await;
+        sleep(120.0).await;
+        all_is_stored_once(&cluster).await;
+        see_all(&cluster).await;
+    });
+}
+
+/// Nothing is let go on trust. Taken out by covering all of a stream when a block has some of it (`cover` in
+/// `ingester/src/replicas/pending.rs`).
+#[test]
+fn a_replica_does_not_let_go_of_what_the_writer_did_not_have() {
+    simulate(9, || async {
+        let cluster = start().await;
+        for missing in ["a", "b", "c"] {
+            cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+            cluster.cut("distributor-0", missing);
+            cluster.push(0, &cluster.one_for_each()).await.expect("a quorum has it");
+            cluster.heal();
+        }
+        sleep(5.0).await;
+        flush_all(&cluster).await;
+        all_is_stored(&cluster).await;
+        assert_eq!(see_all(&cluster).await, 36);
+    });
+}
+
+/// Coverage. Taken out by telling the table that everything up to the last written entry is covered (`covered` in `advance`
+/// of `ingester/src/replicas/mod.rs`).
+#[test]
+fn what_is_not_covered_is_replayed() {
+    simulate(10, || async {
+        let cluster = start().await;
+        cluster.cut("distributor-0", "c");
+        cluster.push(0, &cluster.one_for_each()).await.expect("a quorum has it");
+        cluster.heal();
+        // It writes what it is the writer of, and nothing else yet.
+        let flushed = tokio::time::timeout(Duration::from_secs(1), cluster.flush("a")).await;
+        assert!(flushed.is_err(), "others have not written theirs");
+        cluster.crash("a").await;
+        cluster.restart("a").await;
+        cluster.lose("b").await;
+        sleep(7.0).await;
+        assert_eq!(see_all(&cluster).await, 6);
+        flush_all(&cluster).await;
+        all_is_stored(&cluster).await;
+    });
+}
+
+/// A disk that is lost takes nothing with it that was acknowledged.
+#[test]
+fn a_lost_disk_loses_nothing() {
+    simulate(11, || async {
+        let cluster = start().await;
+        cluster.join("d").await;
+        cluster.push(1, &cluster.one_for_each()).await.expect("an acknowledgement");
+        cluster.lose("a").await;
+        cluster.push(1, &cluster.one_for_each()).await.expect("a spare takes its place");
+        sleep(200.0).await;
+        assert_eq!(cluster.dead(), [""; 0], "its record has gone");
+        all_is_stored(&cluster).await;
+        assert_eq!(see_all(&cluster).await, 12);
+    });
+}
