@@ -20,6 +20,7 @@ use skald_model::ring::RingMember;
 use skald_model::{Error, Limits, Result, TenantId, TenantLimits, Timestamp};
 use skald_querier::Querier;
 use skald_rpc::Ingester as _;
+use skald_rpc::memory::QueryMemory;
 use skald_runtime::Clock as _;
 use skald_storage::block::BlockOptions;
 use skald_storage::cache::CacheMetrics;
@@ -170,14 +171,23 @@ impl Cluster {
         let catalog = catalog(way(READER), &setup.faults, &faults, &registry);
         let caches = CacheMetrics::new(&registry).expect("a new registry");
         let config = skald_querier::Config { max_concurrent: 4, ..Default::default() };
-        let querier = Querier::new(&config, catalog.clone(), &caches, &registry).expect("a new registry");
+        let memory = QueryMemory::default();
+        let querier = Querier::new(&config, memory.clone(), catalog.clone(), &caches, &registry)
+            .expect("a new registry");
         let dyn_limits: Arc<dyn TenantLimits> = Arc::new(limits.clone());
         let config =
             skald_frontend::Config { ingester_timeout: Duration::from_secs(4), ..Default::default() };
         let (reader_clock, view) = (Arc::new(clock.beside()), views[DISTRIBUTORS.len()].1.clone());
-        let frontend =
-            Frontend::new(&config, reader_clock, dyn_limits.clone(), catalog.clone(), view, &registry)
-                .expect("a new registry");
+        let frontend = Frontend::new(
+            &config,
+            memory,
+            reader_clock,
+            dyn_limits.clone(),
+            catalog.clone(),
+            view,
+            &registry,
+        )
+        .expect("a new registry");
         let distributor_clock = clock.beside();
         let distributors = views.iter().take(DISTRIBUTORS.len()).map(|(_, view)| {
             let (config, clock) = (skald_distributor::Config::default(), Arc::new(distributor_clock.clone()));
@@ -403,14 +413,22 @@ impl Cluster {
             let open_table = move |instance: &Instance| -> Arc<dyn skald_ingester::table::Table> {
                 Arc::new(DeltaTable::new(catalog, BlockOptions::default(), instance))
             };
-            let writers: Arc<dyn Writers> =
-                Arc::new(RingWriters { topology: topology.clone(), name: name.to_owned() });
+            let writers: Arc<dyn Writers> = Arc::new(RingWriters {
+                topology: topology.clone(),
+                limits: Arc::new(self.0.limits.clone()),
+                name: name.to_owned(),
+            });
             let config = self.config(name, &dir);
             let limits: Arc<dyn TenantLimits> = Arc::new(self.0.limits.clone());
-            let start =
-                Ingester::start(config, Arc::new(clock.clone()), limits, &registry, open_table, |_| {
-                    Some(writers)
-                });
+            let start = Ingester::start(
+                config,
+                QueryMemory::default(),
+                Arc::new(clock.clone()),
+                limits,
+                &registry,
+                open_table,
+                |_| Some(writers),
+            );
             match Box::pin(start).await {
                 Ok(ingester) => {
                     let end = CancellationToken::new();
