@@ -1,7 +1,8 @@
 //! What every process of Skald stands on: clock, tasks, budgets of memory, telemetry, TLS, and the HTTP and gRPC server
 //! shells.
 //!
-//! Services get these handed in; nothing here holds global state but the tracing subscriber and the panic hook.
+//! Services get these handed in; nothing here holds global state but the tracing subscriber, the panic hook, and whether a thread
+//! is deterministic.
 //! This crate knows no route, no service and no setting of theirs: it runs what it is given.
 
 pub mod clock;

@@ -1,4 +1,4 @@
-//! One scenario for each rule that keeps the promises. Each was seen to fail with its rule taken out; it says how.
+//! One scenario for each rule that keeps the promises. Those that say how their rule was taken out were seen to fail so.
 
 use std::time::Duration;
 
@@ -71,7 +71,8 @@ fn rule_2_a_failed_commit_may_have_happened() {
     });
 }
 
-/// Rule 3. Taken out by asking only those with a place on the ring (in `Replicas::ask` of `frontend/src/replicas/mod.rs`).
+/// Rule 3. Taken out by leaving those without tokens out of the view (`View::new` of `cluster/src/topology.rs`): the query
+/// lacked all six entries.
 #[test]
 fn rule_3_reads_ask_whoever_may_hold_what_the_table_lacks() {
     simulate(3, || async {
@@ -181,7 +182,7 @@ fn a_slow_writer_is_waited_for() {
     });
 }
 
-/// Written at all. Taken out by letting only the writer write (`due` in `State::next_copies` of
+/// Written at all. Not yet seen to fail: to take it out, let only the writer write (`due` in `State::next_copies` of
 /// `ingester/src/tenant/mod.rs` holds for rank 0 alone).
 #[test]
 fn what_a_dead_writer_did_not_write_others_do() {
@@ -198,8 +199,8 @@ fn what_a_dead_writer_did_not_write_others_do() {
     });
 }
 
-/// Nothing is let go on trust. Taken out by covering all of a stream when a block has some of it (`cover` in
-/// `ingester/src/replicas/pending.rs`).
+/// Nothing is let go on trust. Not yet seen to fail: to take it out, cover all of a stream when a block has some of it
+/// (`cover` in `ingester/src/replicas/pending.rs`).
 #[test]
 fn a_replica_does_not_let_go_of_what_the_writer_did_not_have() {
     simulate(9, || async {
@@ -217,8 +218,8 @@ fn a_replica_does_not_let_go_of_what_the_writer_did_not_have() {
     });
 }
 
-/// Coverage. Taken out by telling the table that everything up to the last written entry is covered (`covered` in `advance`
-/// of `ingester/src/replicas/mod.rs`).
+/// Coverage. Not yet seen to fail: to take it out, tell the table that everything up to the last written entry is covered
+/// (`covered` in `advance` of `ingester/src/replicas/mod.rs`).
 #[test]
 fn what_is_not_covered_is_replayed() {
     simulate(10, || async {

@@ -87,7 +87,7 @@ fn read_some(shared: &Shared, door: &Client, pusher: usize, random: &mut Random)
 fn read(shared: &Shared, door: &Client, pusher: usize, first: u64, end: u64) -> Result<Option<String>> {
     let time = |n: u64| entry(shared.start, shared.seed, pusher, n).timestamp.to_string();
     let query = selector(pusher);
-    let direction = if first % 2 == 0 { "forward" } else { "backward" };
+    let direction = if first.is_multiple_of(2) { "forward" } else { "backward" };
     let (from, to) = (time(first), time(end));
     let parameters = [
         ("query", query.as_str()),

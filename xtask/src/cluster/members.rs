@@ -39,7 +39,7 @@ impl Members {
         directory: &Path,
         ingesters: usize,
         store: Option<&Seaweed>,
-        faults: Option<String>,
+        faults: Option<&str>,
     ) -> Result<Self> {
         let mut names: Vec<(String, &str)> = Vec::new();
         names.extend((1..=2).map(|n| (format!("door-{n}"), "distributor,query-frontend")));
@@ -59,8 +59,8 @@ impl Members {
         for ((name, target), gossip) in names.iter().zip(&gossip) {
             let config = config(name, target, *gossip, &join, &storage, free_port()?);
             let mut setup = Setup::new(binary, &directory.join(name), &config)?;
-            if let Some(faults) = faults.as_ref().filter(|_| *target == "ingester") {
-                setup.environment.push(("SKALD_FAULTS".to_owned(), faults.clone()));
+            if let Some(faults) = faults.filter(|_| *target == "ingester") {
+                setup.environment.push(("SKALD_FAULTS".to_owned(), faults.to_owned()));
             }
             members.push(Member { name: name.clone(), setup, server: None, stopped: false });
         }

@@ -93,7 +93,8 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         tempfile::Builder::new().prefix("skald-cluster-").tempdir().context("no temporary directory")?;
     let store = if args.s3 { Some(Seaweed::start(&directory.path().join("weed"))?) } else { None };
     let faults = args.faults.then(|| format!("seed:{seed},error:0.03,lost:0.03,slow:0.03"));
-    let mut members = Members::new(&binary, directory.path(), args.ingesters, store.as_ref(), faults)?;
+    let mut members =
+        Members::new(&binary, directory.path(), args.ingesters, store.as_ref(), faults.as_deref())?;
     members.start_all()?;
     let shared = Shared {
         doors: members.doors(),
