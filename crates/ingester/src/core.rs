@@ -68,6 +68,7 @@ pub(crate) struct Appended {
 }
 
 impl Core {
+    #[expect(clippy::too_many_arguments, reason = "each is a part of it")]
     pub(crate) fn new(
         config: Config,
         clock: Arc<dyn Clock>,

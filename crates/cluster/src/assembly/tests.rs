@@ -66,7 +66,7 @@ async fn those_who_come_or_go_are_read_but_not_written() {
     let view = assembler.view(&Plan::new(&nodes, &[]), &Local::default());
     assert_eq!(view.ingesters().len(), 4);
     for stream in 0..50u64 {
-        let replicas = view.replicas(StreamId(stream << 56));
+        let replicas = view.replicas(StreamId(stream << 56), None);
         let names: Vec<_> = replicas.iter().map(|i| view.ingesters()[*i].name.as_str()).collect();
         assert!(names.iter().all(|n| ["a", "ccc"].contains(n)), "{names:?}");
     }

@@ -85,7 +85,7 @@ fn aggregate(
             }
             stats.post_filter_lines += 1;
             observer.observe(row.timestamp, line, &source.stream.labels, metadata)?;
-            if stats.post_filter_lines % MEASURED_ROWS == 0 {
+            if stats.post_filter_lines.is_multiple_of(MEASURED_ROWS) {
                 hold(observer.memory_bytes())?;
             }
         }

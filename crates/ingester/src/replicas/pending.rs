@@ -106,10 +106,10 @@ mod tests {
     use skald_model::PushStamp;
 
     use super::*;
-    use crate::memory::Memory;
     use crate::replicas::copies::list_of;
     use crate::samples::{batch, tenant};
     use crate::segment::HeldBatch;
+    use skald_runtime::memory::Memory;
 
     const NAMES: [&str; 3] = ["a", "b", "c"];
 
