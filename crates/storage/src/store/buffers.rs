@@ -144,7 +144,8 @@ mod tests {
         let used: Vec<Bytes> = (0..4).map(|_| read()).collect();
         assert_eq!(buffers.free.lock().bytes, 0);
         drop(used);
-        assert_eq!((buffers.free.lock().bytes, buffers.free.lock().bytes_in_use), (KEPT_MAX, 0));
+        let free = buffers.free.lock();
+        assert_eq!((free.bytes, free.bytes_in_use), (KEPT_MAX, 0));
     }
 
     #[test]
