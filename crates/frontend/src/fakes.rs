@@ -18,6 +18,7 @@ use skald_model::{
 use skald_rpc::ingester::{
     HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamInfo, StreamsRequest, VolumesRequest,
 };
+use skald_rpc::memory::QueryMemory;
 use skald_rpc::patterns::{PatternSeries, PatternsRequest};
 use skald_rpc::querier::{
     BlockIdentitiesRequest, BlockRef, BlockStreamsRequest, BlockVolumesRequest, LogResult, LogTask,
@@ -380,5 +381,6 @@ pub(crate) fn frontend(
 ) -> Frontend {
     let (catalog, limits) = (Arc::new(catalog), Arc::new(Arc::new(limits)));
     let registry = prometheus::Registry::new();
-    Frontend::new(config, Arc::new(SystemClock), limits, catalog, topology, &registry).unwrap()
+    Frontend::new(config, QueryMemory::default(), Arc::new(SystemClock), limits, catalog, topology, &registry)
+        .unwrap()
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use async_trait::async_trait;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use skald_ingester::replicas::{Copies, Lists};
 use skald_ingester::segment::{HeldBatch, Segment, memory_cost};
 use skald_ingester::table::{Part, Standing, Table};
 use skald_ingester::wal::{EncodedRecord, WalConfig};
@@ -72,6 +73,12 @@ impl Table for NoTable {
     }
     async fn commit(&self, _: &TenantId, _: &Part, committing: &(dyn Fn() + Sync)) -> Result<i64> {
         committing();
+        Ok(self.0.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+    async fn listed(&self, _: &TenantId, _: &mut Lists, _: i64) -> Result<i64> {
+        Ok(self.0.load(Ordering::SeqCst))
+    }
+    async fn commit_copies(&self, _: &TenantId, _: &Copies, _: Option<u64>) -> Result<i64> {
         Ok(self.0.fetch_add(1, Ordering::SeqCst) + 1)
     }
 }
@@ -152,7 +159,9 @@ fn benches(c: &mut Criterion<CpuTime>) {
     group.bench_function("encode and checksum", |b| {
         b.iter(|| {
             for (batch, _) in &pushes {
-                std::hint::black_box(EncodedRecord::new(&tenant(), 0, batch).expect("fits"));
+                std::hint::black_box(
+                    EncodedRecord::new(&tenant(), &PushStamp::default(), batch).expect("fits"),
+                );
             }
         });
     });
@@ -161,7 +170,7 @@ fn benches(c: &mut Criterion<CpuTime>) {
         let held = || {
             let hold = |(lsn, (batch, _)): (usize, &(Batch, u64))| {
                 let share = memory.try_reserve(memory_cost(batch)).expect("room");
-                HeldBatch::new(batch.clone(), lsn as u64, 0, share)
+                HeldBatch::new(batch.clone(), lsn as u64, PushStamp::default(), share)
             };
             pushes.iter().enumerate().map(hold).collect::<Vec<_>>()
         };

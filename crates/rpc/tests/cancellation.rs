@@ -1,5 +1,7 @@
 //! A call whose caller goes away ends on the other side, too.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,7 +63,8 @@ async fn a_task_whose_caller_goes_away_ends_at_the_querier() {
     let (said, mut heard) = mpsc::unbounded_channel();
     let server = Server::bind("grpc", "127.0.0.1", 0, "server.grpc_listen_port").await.unwrap();
     let peer = server.address().to_string();
-    let connection = Connection::new(&peer, &ClientConfig::default(), MessageLimits::default()).unwrap();
+    let connection =
+        Connection::new(&peer, &ClientConfig::default(), MessageLimits::default(), None).unwrap();
     let services = Services { querier: Some(Arc::new(Endless(said))), ..Services::default() };
     let router = skald_runtime::grpc::router(services.into_routes(MessageLimits::default()));
     let metrics = ServerMetrics::new(&Registry::new()).unwrap();

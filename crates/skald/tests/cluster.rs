@@ -1,6 +1,8 @@
 //! A cluster of real processes on one machine: each entry is acknowledged by a quorum and read exactly once, whoever dies,
 //! comes back or leaves.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::Writers;
 use crate::Config;
-use crate::samples::{batch, entries, tenant};
+use crate::samples::{Sample, batch, entries, tenant};
 use crate::tests::{Entry, Fault, MemoryTable, Node, START, config};
 
 /// The replicas of a stream are all members, beginning at one that the stream's id chooses.
@@ -75,7 +75,7 @@ impl Cluster {
     }
 
     /// Pushes to some of the members that live; it counts as acknowledged.
-    async fn push(&mut self, to: &[usize], streams: &[(&str, &[(i64, &str, &str)])]) {
+    async fn push(&mut self, to: &[usize], streams: &[(&str, &[Sample<'_>])]) {
         self.sequence += 1;
         let id = tenant("t");
         let second = self.clock.now() / SECOND;

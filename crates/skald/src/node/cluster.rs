@@ -53,6 +53,7 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Starts to look for the others, under the name of the ingester if there is one.
+    #[expect(clippy::too_many_arguments, reason = "each comes from another part of the process")]
     pub(super) async fn start(
         config: &Config,
         name: Option<String>,
