@@ -177,15 +177,17 @@ fn respond(value: QueryValue, stats: QueryStats) -> QueryResponse {
 
 /// Collects the merged states of the query's range aggregations at one table version.
 ///
-/// With several ingesters they are first asked what they hold, then what each of them is to evaluate. One alone is asked
-/// for its states at once; what it holds is asked afterwards, so that it has told of everything that it has counted.
-/// Where that shows entries that the table has, too, it is asked again.
+/// Ingesters are first asked what they hold, then what each of them is to evaluate. One alone is asked for its states while
+/// the table's streams are looked up: where these show entries that the table has, too, it is asked again. What it holds
+/// comes first because that is quick; an ingester that has worked for long meanwhile may have let go of what the version
+/// lacks.
 async fn collect(job: Job<'_>) -> Result<(Vec<Partial>, QueryStats, QueryShare)> {
     let mut stats = QueryStats::default();
     let mut share = job.frontend.memory.share();
     let mut results = if job.replicas.is_single() {
-        let (first, table) = try_join(job.at_once(), job.table()).await?;
-        let memory = async { job.memory(job.held().await?, &table, Some(first)).await };
+        let held = job.held().await?;
+        let (first, table) = try_join(job.at_once(&held), job.table()).await?;
+        let memory = job.memory(held, &table, Some(first));
         let (memory, blocks) = try_join(memory, job.blocks(&mut stats)).await?;
         // `None` only if the tenant takes partial answers.
         [memory.unwrap_or_default(), blocks].concat()
@@ -239,9 +241,9 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// The states of all that ingesters hold, whatever else has it, too.
-    async fn at_once(&self) -> Result<Vec<MetricResult>> {
-        let task = &self.task;
+    /// The states of all that the one ingester has told that it holds, whatever else has it, too.
+    async fn at_once(&self, held: &AllHeld) -> Result<Vec<MetricResult>> {
+        let task = &MetricTask { cut: held.first().map(|(_, held)| held.cut), ..self.task.clone() };
         let ask = |i: Arc<dyn Ingester>| {
             let task = task.clone();
             async move { i.query_metric(task).await }
