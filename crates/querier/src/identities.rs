@@ -9,10 +9,8 @@ use skald_rpc::querier::BlockIdentitiesRequest;
 use skald_storage::block::{PreparedPredicate, ScanBuffers, ScanRequest, plan_scan, scan_pages};
 
 use crate::Querier;
+use crate::metric::PART_BYTES;
 use crate::pool::Cancelled;
-
-/// Compressed bytes of lines that are fetched and scanned in one go.
-const PART_BYTES: u64 = 4 << 20;
 
 /// The identities of the entries that are asked for, each once, in no order.
 pub(crate) async fn run(

@@ -23,7 +23,7 @@ use crate::pool::Cancelled;
 use crate::{ACCEPTED, Querier};
 
 /// Compressed bytes of lines that are fetched and scanned in one go.
-const PART_BYTES: u64 = 4 << 20;
+pub(crate) const PART_BYTES: u64 = 4 << 20;
 /// Entries of overlapping streams whose identities are remembered at a time; each takes some 40 bytes.
 const IDENTITIES_MAX: usize = 2_000_000;
 /// What such an identity takes in a hash table with room to grow.
