@@ -22,6 +22,9 @@ const PURGE_DELAY_MS: std::ffi::c_long = 3;
 /// it stay resident for long: under many pushes and queries at once twice the memory that is in use.
 const ARENA_EAGER_COMMIT: libmimalloc_sys::mi_option_t = 4;
 
+/// Number of mimalloc's option that lets it ask for huge pages.
+const ALLOW_THP: libmimalloc_sys::mi_option_t = 43;
+
 /// Blocks of more than the first and up to the second many bytes share pages of 4 MiB in mimalloc.
 const SHARED: (usize, usize) = (64 << 10, 512 << 10);
 
@@ -32,6 +35,24 @@ pub(crate) fn give_memory_back_soon() {
     unsafe {
         libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_DELAY_MS);
         libmimalloc_sys::mi_option_set(ARENA_EAGER_COMMIT, 0);
+        libmimalloc_sys::mi_option_set(ALLOW_THP, 0);
+    }
+    refuse_huge_pages();
+}
+
+/// Tells the kernel to give this process no transparent huge pages. mimalloc asks for them for its whole heap, and has
+/// done so for the first part of it before the program can tell it not to. The kernel fills a page of 2 MiB where a
+/// few bytes of it are touched and joins small ones again after their neighbours were given back, so what is resident
+/// grows for minutes: under twenty pushers from 70 to 350 MiB in 100 s, without them to 90 MiB and no further. Ingest
+/// takes a tenth less CPU without, as far less is cleared.
+fn refuse_huge_pages() {
+    #[cfg(target_os = "linux")]
+    {
+        #[expect(unsafe_code, reason = "the standard library does not know this call")]
+        // SAFETY: sets a flag of the process; no memory is handed over. Where the kernel doesn't know it, nothing happens.
+        unsafe {
+            libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
+        }
     }
 }
 

@@ -30,9 +30,8 @@ const BUDGETS: [(&str, u64); 10] = [
     ("frontend.metadata_cache_bytes", 4),
     ("table.snapshots_bytes_max", 16),
 ];
-/// What the program itself may take, its threads, its connections, and what the allocator keeps, in MiB. Chosen, and so
-/// far only tried with debug builds: they had 250 to 290 MiB resident, some 50 of them pages of the binary itself.
-const ALLOWANCE: u64 = 96;
+/// What the program itself may take, in MiB: its code (36 MiB of a release binary are resident), threads, connections.
+const ALLOWANCE: u64 = 48;
 
 /// Options of `load`.
 #[derive(clap::Args)]
