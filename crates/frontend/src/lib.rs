@@ -223,6 +223,9 @@ impl skald_rpc::QueryFrontend for Frontend {
     }
 
     async fn patterns(&self, query: PatternsQuery) -> Result<Vec<PatternSeries>> {
+        if query.tenant.is_joined() {
+            return tenants::patterns(self, &query).await;
+        }
         patterns::run(self, query).await
     }
 
@@ -231,6 +234,9 @@ impl skald_rpc::QueryFrontend for Frontend {
     }
 
     async fn index_stats(&self, request: MetadataRequest) -> Result<IndexStats> {
+        if request.tenant.is_joined() {
+            return tenants::index_stats(self, &request).await;
+        }
         volume::index_stats(self, request).await
     }
 
@@ -239,6 +245,9 @@ impl skald_rpc::QueryFrontend for Frontend {
     }
 
     async fn detected_labels(&self, request: MetadataRequest) -> Result<Vec<DetectedLabel>> {
+        if request.tenant.is_joined() {
+            return tenants::detected_labels(self, &request).await;
+        }
         metadata::detected_labels(self, request).await
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use futures::future::{try_join, try_join_all};
 use skald_cluster::View;
 use skald_model::time::DAY;
-use skald_model::{Error, Result, TenantId, TimeRange, Timestamp};
+use skald_model::{Error, Labels, Result, TenantId, TimeRange, Timestamp};
 use skald_rpc::frontend::{DetectedLabel, MetadataRequest};
 use skald_rpc::ingester::{StreamInfo, StreamsRequest};
 use skald_rpc::querier::{BlockRef, BlockStreamsRequest};
@@ -91,8 +91,13 @@ pub(crate) async fn detected_labels(
     request: MetadataRequest,
 ) -> Result<Vec<DetectedLabel>> {
     let found = find(frontend, request).await?;
+    Ok(detected(found.table.streams.iter().chain(&found.memory).map(|s| &s.labels)))
+}
+
+/// The labels of streams that are worth showing, with the number of their values.
+pub(crate) fn detected<'a>(streams: impl Iterator<Item = &'a Labels>) -> Vec<DetectedLabel> {
     let mut values: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
-    for (name, value) in found.table.streams.iter().chain(&found.memory).flat_map(|s| s.labels.iter()) {
+    for (name, value) in streams.flat_map(|labels| labels.iter()) {
         values.entry(name).or_default().insert(value);
     }
     let worth_showing = |(name, values): &(&str, HashSet<&str>)| {
@@ -102,7 +107,7 @@ pub(crate) async fn detected_labels(
         name: name.to_owned(),
         cardinality: values.len() as u64,
     };
-    Ok(values.into_iter().filter(worth_showing).map(label).collect())
+    values.into_iter().filter(worth_showing).map(label).collect()
 }
 
 /// Labels that are shown even if all their values are ids.

@@ -8,12 +8,13 @@ use skald_logql::ast::{Expr, LogExpr};
 use skald_logql::syntax::canonical;
 use skald_logql::tenants::{TENANT_LABEL, log_for};
 use skald_model::{
-    EntryLabels, Labels, LabelsBuilder, Limits, LogEntry, LogMerger, QueryStats, Result, TenantId,
+    EntryLabels, Labels, LabelsBuilder, Limits, LogEntry, LogMerger, QueryStats, Result, Selector, TenantId,
 };
-use skald_rpc::frontend::{MetadataRequest, QueryData, QueryResponse, RangeQuery};
+use skald_rpc::frontend::{DetectedLabel, IndexStats, MetadataRequest, QueryData, QueryResponse, RangeQuery};
 use skald_rpc::ingester::StreamInfo;
+use skald_rpc::patterns::{PatternSeries, PatternsQuery};
 
-use crate::{Frontend, log_query, metadata};
+use crate::{Frontend, log_query, metadata, patterns, volume};
 
 /// Tenants that are asked at a time.
 const AT_A_TIME: usize = 8;
@@ -131,6 +132,48 @@ fn labelled(labels: &Labels, tenant: &TenantId) -> Labels {
     labels.build()
 }
 
+/// Labels of all tenants with the number of their values; those of `__tenant_id__` are the tenants.
+pub(crate) async fn detected_labels(
+    frontend: &Frontend,
+    request: &MetadataRequest,
+) -> Result<Vec<DetectedLabel>> {
+    let streams = series(frontend, request).await?;
+    Ok(metadata::detected(streams.iter().map(|s| &s.labels)))
+}
+
+/// How much the streams of all tenants hold.
+pub(crate) async fn index_stats(frontend: &Frontend, request: &MetadataRequest) -> Result<IndexStats> {
+    let asked = requests(request)?.into_iter().map(|r| volume::index_stats(frontend, r));
+    let found: Vec<_> = stream::iter(asked).buffered(AT_A_TIME).try_collect().await?;
+    Ok(found.into_iter().fold(IndexStats::default(), |all, one| IndexStats {
+        streams: all.streams + one.streams,
+        chunks: all.chunks + one.chunks,
+        bytes: all.bytes + one.bytes,
+        entries: all.entries + one.entries,
+    }))
+}
+
+/// Patterns of the lines of all tenants, each counted over all of them.
+pub(crate) async fn patterns(frontend: &Frontend, query: &PatternsQuery) -> Result<Vec<PatternSeries>> {
+    // Only the selector of the query counts.
+    let Expr::Log(log) = Frontend::parse(&query.query, &frontend.limits.of_query(&query.tenant))? else {
+        return Ok(Vec::new());
+    };
+    let asked = query.tenant.parts().filter_map(|tenant| {
+        let selector = selector_for(&log.selector, &tenant)?.to_string();
+        Some(patterns::run(frontend, PatternsQuery { tenant, query: selector, ..query.clone() }))
+    });
+    let found: Vec<_> = stream::iter(asked.collect::<Vec<_>>()).buffered(AT_A_TIME).try_collect().await?;
+    Ok(PatternSeries::join(found.into_iter().flatten()))
+}
+
+/// What `selector` asks of the streams of one of several tenants; `None` if the tenant is not one that it names.
+pub(crate) fn selector_for(selector: &Selector, tenant: &TenantId) -> Option<Selector> {
+    let (ours, rest): (Vec<_>, Vec<_>) =
+        selector.matchers.iter().cloned().partition(|m| &*m.name == TENANT_LABEL);
+    ours.iter().all(|m| m.matches(tenant.as_str())).then_some(Selector { matchers: rest })
+}
+
 /// The request for each tenant that one of its selectors passes.
 fn requests(request: &MetadataRequest) -> Result<Vec<MetadataRequest>> {
     let mut out = Vec::new();
@@ -139,11 +182,7 @@ fn requests(request: &MetadataRequest) -> Result<Vec<MetadataRequest>> {
         for text in &request.selectors {
             let selector = skald_logql::parse_selector(text, skald_logql::ParseOptions::default(), true)
                 .map_err(|e| skald_model::Error::invalid(e.to_string()))?;
-            let ours = |m: &&skald_model::Matcher| &*m.name == TENANT_LABEL;
-            if selector.matchers.iter().filter(ours).all(|m| m.matches(tenant.as_str())) {
-                let log = LogExpr { selector, stages: Vec::new(), range: None };
-                selectors.push(log_for(&log, tenant.as_str()).selector.to_string());
-            }
+            selectors.extend(selector_for(&selector, &tenant).map(|selector| selector.to_string()));
         }
         if request.selectors.is_empty() || !selectors.is_empty() {
             out.push(MetadataRequest { tenant, range: request.range, selectors });

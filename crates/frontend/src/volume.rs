@@ -3,10 +3,11 @@
 //! Counted from the stream indexes of blocks and from memory at one table version; no line is read. Copies of an entry
 //! in several blocks (before compaction joins them) count each.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use skald_logql::syntax::{ParseOptions, parse_selector};
+use skald_logql::tenants::TENANT_LABEL;
 use skald_model::{
     Error, GroupVolume, Limits, MatchOp, Matcher, QueryStats, Result, Selector, StreamId, TenantId,
     TimeRange, VolumeCollector, VolumeGroups, VolumeSpec,
@@ -21,7 +22,7 @@ use crate::log_query::limit_range;
 use crate::metadata::{by_querier, clamp};
 use crate::remembered::{Key, Remembered};
 use crate::replicas::{Replicas, Warnings};
-use crate::{Frontend, replicas};
+use crate::{Frontend, replicas, tenants};
 
 /// Series of an answer for a request that does not say how many.
 const DEFAULT_LIMIT: usize = 100;
@@ -48,11 +49,12 @@ pub(crate) async fn index_stats(frontend: &Frontend, request: MetadataRequest) -
 }
 
 pub(crate) async fn volume(frontend: &Frontend, query: VolumeQuery) -> Result<QueryResponse> {
-    let limits = frontend.limits.of(&query.tenant);
+    let limits = frontend.limits.of_query(&query.tenant);
     if !limits.volume_enabled {
         return Err(Error::invalid("volume queries are disabled (limits_config.volume_enabled)"));
     }
     let mut selector = selector(&query.query, &limits, true)?;
+    let tenants = split_tenants(&query.tenant, &mut selector);
     let groups = groups(&query, &selector);
     // Streams without one of the labels asked for have no part in the answer.
     if !query.by_name {
@@ -66,7 +68,7 @@ pub(crate) async fn volume(frontend: &Frontend, query: VolumeQuery) -> Result<Qu
     let range = limit_range(TimeRange::new(query.start, query.end), &limits, frontend.clock.now())?;
     let spec = VolumeSpec { step: query.step, groups, whole_kib: limits.loki_strict };
     let (found, warnings) = match range {
-        Some(range) => count(frontend, &limits, &query.tenant, &selector, range, spec.clone()).await?,
+        Some(range) => count_all(frontend, &limits, &tenants, &selector, range, spec.clone()).await?,
         None => Default::default(),
     };
     let limit = if query.limit == 0 { DEFAULT_LIMIT } else { query.limit };
@@ -126,6 +128,40 @@ fn name_only(group: &GroupVolume) -> skald_model::Labels {
         skald_model::labels::pack_pair(&mut packed, name, "");
     }
     skald_model::LabelsRef::from_trusted(&packed).to_owned()
+}
+
+/// The tenants that are asked. Matchers of the tenant's label are taken out of the selector if it is for several.
+fn split_tenants(tenant: &TenantId, selector: &mut Selector) -> Vec<TenantId> {
+    if !tenant.is_joined() {
+        return vec![tenant.clone()];
+    }
+    let asked = tenant.parts().filter(|t| tenants::selector_for(selector, t).is_some()).collect();
+    selector.matchers.retain(|m| &*m.name != TENANT_LABEL);
+    asked
+}
+
+/// [`count`] over several tenants; groups of the same labels are added up, as nothing in the answer tells them apart.
+async fn count_all(
+    frontend: &Frontend,
+    limits: &Limits,
+    tenants: &[TenantId],
+    selector: &Selector,
+    range: TimeRange,
+    spec: VolumeSpec,
+) -> Result<(Vec<GroupVolume>, Vec<String>)> {
+    if let [tenant] = tenants {
+        return count(frontend, limits, tenant, selector, range, spec).await;
+    }
+    let mut all = VolumeCollector::new(spec.clone(), range);
+    let mut said = BTreeSet::new();
+    for tenant in tenants {
+        let (groups, warnings) = count(frontend, limits, tenant, selector, range, spec.clone()).await?;
+        said.extend(warnings);
+        for group in groups {
+            all.merge(group)?;
+        }
+    }
+    Ok((all.finish(), said.into_iter().collect()))
 }
 
 /// The volumes, and what has to be said beside them.

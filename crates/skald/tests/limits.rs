@@ -158,6 +158,27 @@ fn queries_may_be_for_several_tenants() {
         series.contains(r#""__tenant_id__":"a""#) && series.contains(r#""__tenant_id__":"b""#),
         "{series}"
     );
+    // `{app="x"}`, and the same of one tenant.
+    let (all, of_b) = ("%7Bapp%3D%22x%22%7D", "%7Bapp%3D%22x%22%2C__tenant_id__%3D%22b%22%7D");
+    let ask = |path: &str, query: &str| {
+        let (status, body, _) =
+            server.ask("a|b", &format!("/loki/api/v1/{path}?query={query}&since=1h"), None);
+        assert_eq!(status, 200, "{path} {query}: {body}");
+        serde_json::from_str::<Value>(&body).unwrap()
+    };
+    for (query, streams, entries) in [(all, 2, 3), (of_b, 1, 2)] {
+        let stats = ask("index/stats", query);
+        assert_eq!((&stats["streams"], &stats["entries"]), (&json!(streams), &json!(entries)), "{stats}");
+        let volume = ask("index/volume", query);
+        let result = volume["data"]["result"].as_array().unwrap();
+        assert_eq!((result.len(), &result[0]["metric"]), (1, &json!({"app": "x"})), "{volume}");
+        ask("patterns", query);
+        ask("index/volume_range", query);
+        ask("detected_fields", query);
+    }
+    let labels = ask("detected_labels", all);
+    let tenants = json!({"label": "__tenant_id__", "cardinality": 2});
+    assert!(labels["detectedLabels"].as_array().unwrap().contains(&tenants), "{labels}");
     let (status, text, _) = server.ask("a|b", PUSH, Some(&stream(&json!({"app": "x"}), &[(t, "x")])));
     assert_eq!((status, text.as_str()), (400, "multiple org IDs present\n"));
     assert_eq!(server.ask("a|", "/loki/api/v1/labels", None).0, 401);
