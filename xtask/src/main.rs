@@ -24,6 +24,7 @@ mod seaweed;
 mod server;
 mod sim;
 mod table_test;
+mod tail_test;
 mod tidy;
 mod workspace;
 
@@ -57,6 +58,8 @@ enum Command {
     FuzzRequests(fuzz::Args),
     /// Push and query at once beyond small budgets: memory stays bounded, nothing acknowledged is lost.
     Load(load::Args),
+    /// Follow a steady stream of pushes by live tail: each line once, and within a second.
+    TailTest(tail_test::Args),
     /// Run the benchmarks of the hot paths, or with --product the whole-product benchmark.
     Bench(bench::Args),
     /// Check that docs/configuration.md has every key.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Clients(args) => clients::run(&args),
         Command::FuzzRequests(args) => fuzz::run(&args),
         Command::Load(args) => load::run(&args),
+        Command::TailTest(args) => tail_test::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ConfigDocs(args) => config_docs::run(&args),
         Command::DeployCheck(args) => deploy::run(&args),
