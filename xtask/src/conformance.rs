@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::server::Setup;
+use crate::cluster::members::{Members, Plan};
+use crate::server::{Client, Server, Setup};
 use crate::{python, workspace};
 
 /// Categories of cases that pass as a whole and must go on to: one a line, `#` begins a comment.
@@ -36,6 +37,9 @@ pub(crate) struct Args {
     /// Fail only for categories that xtask/conformance-held.txt names.
     #[arg(long)]
     hold: bool,
+    /// Ask a cluster of a door, three ingesters and two queriers that keeps everything three times.
+    #[arg(long)]
+    cluster: bool,
     /// Print each failing case.
     #[arg(long, short)]
     verbose: bool,
@@ -103,22 +107,94 @@ fn modes(args: &Args, folder: &Path) -> Vec<Mode> {
     modes
 }
 
+/// What is asked.
+enum Asked {
+    Process(Setup, Server),
+    Cluster(Members),
+}
+
+impl Asked {
+    fn start(args: &Args, config: &str, directory: &Path, binary: &Path) -> Result<Self> {
+        if !args.cluster {
+            let setup = Setup::new(binary, directory, &format!("auth_enabled: false\n{config}"))?;
+            let server = setup.start()?;
+            return Ok(Self::Process(setup, server));
+        }
+        let mut members = Members::new(&Plan {
+            binary,
+            directory,
+            doors: 1,
+            queriers: 2,
+            ingesters: 3,
+            spare_ingesters: 0,
+            replication_factor: 3,
+            settings: config,
+            store: None,
+            faults: None,
+            network: false,
+            small_disks: false,
+        })?;
+        members.start_all()?;
+        Ok(Self::Cluster(members))
+    }
+
+    fn client(&self) -> Client {
+        match self {
+            Self::Process(setup, _) => setup.client(),
+            Self::Cluster(members) => members.doors().remove(0),
+        }
+    }
+
+    /// Flushes and starts anew, so that only the table can answer.
+    fn forget(self) -> Result<Self> {
+        self.client().flush()?;
+        match self {
+            Self::Process(setup, server) => {
+                server.stop()?;
+                let server = setup.start()?;
+                Ok(Self::Process(setup, server))
+            }
+            Self::Cluster(mut members) => {
+                members.stop_all()?;
+                members.start_all()?;
+                Ok(Self::Cluster(members))
+            }
+        }
+    }
+
+    /// Everything still runs.
+    fn check(&mut self) -> Result<()> {
+        match self {
+            Self::Process(_, server) => match server.ended()? {
+                Some(status) => bail!("the server ended while cases ran: {status}\n{}", server.log_tail()),
+                None => Ok(()),
+            },
+            Self::Cluster(members) => members.check(),
+        }
+    }
+
+    fn stop(self) -> Result<()> {
+        match self {
+            Self::Process(_, server) => server.stop(),
+            Self::Cluster(mut members) => members.stop_all(),
+        }
+    }
+}
+
 fn run_mode(args: &Args, mode: Mode, folder: &Path, binary: &Path) -> Result<Report> {
     let directory = tempfile::tempdir().context("failed to create a temporary directory")?;
-    let setup = Setup::new(binary, directory.path(), &config(mode != Mode::Extensions))?;
-    let mut server = setup.start()?;
-    println!("\n--- {}: {}", mode.name(), setup.base());
+    let mut asked = Asked::start(args, &config(mode != Mode::Extensions), directory.path(), binary)?;
+    let base = asked.client().base().to_owned();
+    println!("\n--- {}: {base}", mode.name());
     let runner = |arguments: &[&str]| {
         let mut command = python::command();
-        command.arg(folder.join("run.py")).args(["--base", &setup.base()]).args(arguments);
+        command.arg(folder.join("run.py")).args(["--base", &base]).args(arguments);
         command
     };
     workspace::run(&mut runner(&["--push-only", "--settle", "0"]))
         .context("the data set could not be pushed")?;
     if mode == Mode::Flushed {
-        setup.client().flush()?;
-        server.stop()?;
-        server = setup.start()?;
+        asked = asked.forget()?;
     }
     let report = directory.path().join("report.json");
     let mut command = runner(&["--settle", "0", "--max-diffs", if args.verbose { "1000000" } else { "20" }]);
@@ -131,10 +207,8 @@ fn run_mode(args: &Args, mode: Mode, folder: &Path, binary: &Path) -> Result<Rep
     }
     // Its exit status tells what the report tells; without a report something else went wrong.
     let status = command.status().context("failed to start the runner")?;
-    if let Some(status) = server.ended()? {
-        bail!("the server ended while cases ran: {status}\n{}", server.log_tail());
-    }
-    server.stop()?;
+    asked.check()?;
+    asked.stop()?;
     let report = std::fs::read(&report).with_context(|| format!("the runner left no report ({status})"))?;
     parse_report(&serde_json::from_slice(&report).context("the report is not JSON")?)
 }
@@ -205,7 +279,6 @@ fn held() -> impl Iterator<Item = &'static str> {
 fn config(strict: bool) -> String {
     format!(
         "\
-auth_enabled: false
 limits_config:
   loki_strict: {strict}
   reject_old_samples: false

@@ -17,8 +17,12 @@ use serde_json::Value;
 pub(crate) struct Setup {
     /// The program.
     pub(crate) binary: PathBuf,
-    /// Its port on 127.0.0.1.
+    /// The address that it listens on.
+    pub(crate) host: String,
+    /// Its port there.
     pub(crate) port: u16,
+    /// A program that starts it, with its arguments; empty to start it directly.
+    pub(crate) entrance: Vec<String>,
     /// Where everything of this test lies: `data/`, `config.yaml`, `server.log`.
     pub(crate) directory: PathBuf,
     /// Further environment variables.
@@ -33,7 +37,9 @@ impl Setup {
         std::fs::write(directory.join("config.yaml"), config).context("failed to write the configuration")?;
         Ok(Self {
             binary: binary.to_owned(),
+            host: "127.0.0.1".to_owned(),
             port: free_port()?,
+            entrance: Vec::new(),
             directory: directory.to_owned(),
             environment: Vec::new(),
         })
@@ -46,7 +52,7 @@ impl Setup {
 
     /// The address of its API.
     pub(crate) fn base(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}:{}", self.host, self.port)
     }
 
     /// A client for it; good over restarts.
@@ -62,10 +68,18 @@ impl Setup {
             .append(true)
             .open(&path)
             .with_context(|| format!("failed to open {}", path.display()))?;
-        let child = Command::new(&self.binary)
+        let mut command = match self.entrance.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
+        let child = command
             .arg("serve")
             .arg("--listen")
-            .arg(format!("127.0.0.1:{}", self.port))
+            .arg(format!("{}:{}", self.host, self.port))
             .arg("--data")
             .arg(self.data())
             .arg("--config.file")
@@ -229,6 +243,11 @@ impl Client {
             .build()
             .into();
         Self { base, agent }
+    }
+
+    /// The address of the server.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
     }
 
     /// GET with query parameters.

@@ -23,9 +23,13 @@ enum Act {
     KillQuerier,
     FreezeQuerier,
     KillDoor,
+    /// An ingester and another member, or all of them, hear nothing of each other for a while.
+    CutIngester,
+    /// No byte is free where an ingester writes its log.
+    FillDisk,
 }
 
-const ACTS: [(Act, u64); 7] = [
+const ACTS: [(Act, u64); 9] = [
     (Act::KillIngester, 30),
     (Act::FreezeIngester, 15),
     (Act::RestartIngester, 15),
@@ -33,13 +37,21 @@ const ACTS: [(Act, u64); 7] = [
     (Act::KillQuerier, 10),
     (Act::FreezeQuerier, 5),
     (Act::KillDoor, 10),
+    (Act::CutIngester, 30),
+    (Act::FillDisk, 20),
 ];
 
-fn choose(random: &mut Random) -> Act {
-    let mut number = random.within(0..ACTS.iter().map(|(_, weight)| weight).sum());
-    for (act, weight) in ACTS {
-        if number < weight {
-            return act;
+fn choose(members: &Members, random: &mut Random) -> Act {
+    let possible = |act: &Act| match act {
+        Act::CutIngester => members.network.is_some(),
+        Act::FillDisk => members.ingesters.iter().all(|m| m.disk.is_some()),
+        _ => true,
+    };
+    let acts = || ACTS.iter().filter(|(act, _)| possible(act));
+    let mut number = random.within(0..acts().map(|(_, weight)| weight).sum());
+    for (act, weight) in acts() {
+        if number < *weight {
+            return *act;
         }
         number -= weight;
     }
@@ -52,7 +64,7 @@ pub(super) fn run(members: &mut Members, seed: u64, deadline: Instant) -> Result
     let begun = Instant::now();
     while Instant::now() < deadline {
         sleep(random.millis(500..4000));
-        let act = choose(&mut random);
+        let act = choose(members, &mut random);
         let name = act_on(members, act, &mut random)?;
         println!("cluster-test: {:5.1} s {act:?} {name}", begun.elapsed().as_secs_f64());
     }
@@ -102,7 +114,41 @@ fn act_on(members: &mut Members, act: Act, random: &mut Random) -> Result<String
             let member = any(&mut members.doors, random);
             kill_and_restart(&mut members.doors[member], random)
         }
+        Act::CutIngester => cut_and_join(members, random),
+        Act::FillDisk => {
+            let member = any(&mut members.ingesters[..steady], random);
+            fill_and_clear(&members.ingesters[member], random)
+        }
     }
+}
+
+fn cut_and_join(members: &Members, random: &mut Random) -> Result<String> {
+    let Some(network) = &members.network else { return Ok("nobody".to_owned()) };
+    let member = &members.ingesters[random.within(0..members.steady as u64) as usize];
+    let everybody = members.doors.iter().chain(&members.queriers).chain(&members.ingesters);
+    let mut others: Vec<&Member> = everybody.filter(|m| m.number != member.number).collect();
+    if random.percent(60) {
+        others = vec![others[random.within(0..others.len() as u64) as usize]];
+    }
+    for other in &others {
+        network.cut(member.number, other.number)?;
+    }
+    let absent = if random.percent(50) { random.millis(500..3000) } else { random.millis(6000..15_000) };
+    sleep(absent);
+    for other in &others {
+        network.join(member.number, other.number)?;
+    }
+    let from = if others.len() == 1 { others[0].name.as_str() } else { "everybody" };
+    Ok(format!("{} from {from} (for {absent:?})", member.name))
+}
+
+fn fill_and_clear(member: &Member, random: &mut Random) -> Result<String> {
+    let Some(disk) = &member.disk else { return Ok("nobody".to_owned()) };
+    disk.fill()?;
+    let absent = random.millis(1000..12_000);
+    sleep(absent);
+    disk.clear()?;
+    Ok(format!("{} (full for {absent:?})", member.name))
 }
 
 fn kill_and_restart(member: &mut Member, random: &mut Random) -> Result<String> {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::Shared;
+use super::disk::SmallDisk;
+use super::network::Network;
 use crate::seaweed::Seaweed;
 use crate::server::{Client, Server, Setup, free_port};
 
@@ -14,15 +16,43 @@ use crate::server::{Client, Server, Setup, free_port};
 const READY: Duration = Duration::from_secs(60);
 
 /// One process, running or not.
-pub(super) struct Member {
+pub(crate) struct Member {
     pub(super) name: String,
+    /// Its number in the network.
+    pub(super) number: usize,
     setup: Setup,
     server: Option<Server>,
     stopped: bool,
+    /// After the server, which ends first.
+    pub(super) disk: Option<SmallDisk>,
+}
+
+/// What to start.
+pub(crate) struct Plan<'a> {
+    pub(crate) binary: &'a Path,
+    pub(crate) directory: &'a Path,
+    /// Processes of distributor and query frontend in one.
+    pub(crate) doors: usize,
+    pub(crate) queriers: usize,
+    /// Ingesters that run all the time.
+    pub(crate) ingesters: usize,
+    /// Ingesters that come and go.
+    pub(crate) spare_ingesters: usize,
+    pub(crate) replication_factor: usize,
+    /// Settings as YAML, of sections that [`config`] does not write; `{name}` stands for the member.
+    pub(crate) settings: &'a str,
+    /// Where the tables lie if not in the directory.
+    pub(crate) store: Option<&'a Seaweed>,
+    /// What the ingesters' store does wrong.
+    pub(crate) faults: Option<&'a str>,
+    /// Give each member a network of its own.
+    pub(crate) network: bool,
+    /// Give each ingester a small disk of its own.
+    pub(crate) small_disks: bool,
 }
 
 /// All of them.
-pub(super) struct Members {
+pub(crate) struct Members {
     directory: PathBuf,
     /// Distributor and query frontend in one.
     pub(super) doors: Vec<Member>,
@@ -30,63 +60,75 @@ pub(super) struct Members {
     pub(super) queriers: Vec<Member>,
     /// Ingesters that run all the time; those behind come and go.
     pub(super) steady: usize,
+    /// Each member has a number in it: doors, queriers, ingesters. After the members, which end first.
+    pub(super) network: Option<Network>,
 }
 
 impl Members {
-    /// Two doors, two queriers, `ingesters` ingesters and one more that is not started with the others.
-    pub(super) fn new(
-        binary: &Path,
-        directory: &Path,
-        ingesters: usize,
-        store: Option<&Seaweed>,
-        faults: Option<&str>,
-    ) -> Result<Self> {
+    /// Sets up what `plan` says; nothing is started.
+    pub(crate) fn new(plan: &Plan<'_>) -> Result<Self> {
         let mut names: Vec<(String, &str)> = Vec::new();
-        names.extend((1..=2).map(|n| (format!("door-{n}"), "distributor,query-frontend")));
-        names.extend((1..=2).map(|n| (format!("querier-{n}"), "querier")));
-        names.extend((1..=ingesters + 1).map(|n| (format!("ingester-{n}"), "ingester")));
+        names.extend((1..=plan.doors).map(|n| (format!("door-{n}"), "distributor,query-frontend")));
+        names.extend((1..=plan.queriers).map(|n| (format!("querier-{n}"), "querier")));
+        let ingesters = plan.ingesters + plan.spare_ingesters;
+        names.extend((1..=ingesters).map(|n| (format!("ingester-{n}"), "ingester")));
+        let network = plan.network.then(|| Network::new(names.len())).transpose()?;
+        let host = |member: usize| network.as_ref().map_or("127.0.0.1".to_owned(), |n| n.address(member));
         let gossip: Vec<u16> = names.iter().map(|_| free_port()).collect::<Result<_>>()?;
         // The doors are known to everybody, as the addresses of a service are.
-        let join = format!("[\"127.0.0.1:{}\", \"127.0.0.1:{}\"]", gossip[0], gossip[1]);
-        let storage = match store {
+        let doors: Vec<_> = (0..plan.doors).map(|n| format!("\"{}:{}\"", host(n), gossip[n])).collect();
+        let storage = match plan.store {
             Some(store) => store.storage(),
             None => format!(
                 "  storage:\n    filesystem:\n      chunks_directory: {}\n",
-                directory.join("tables").display()
+                plan.directory.join("tables").display()
             ),
         };
         let mut members = Vec::new();
-        for ((name, target), gossip) in names.iter().zip(&gossip) {
-            let config = config(name, target, *gossip, &join, &storage, free_port()?);
-            let mut setup = Setup::new(binary, &directory.join(name), &config)?;
-            if let Some(faults) = faults.filter(|_| *target == "ingester") {
+        for (number, (name, target)) in names.iter().enumerate() {
+            let addresses = Addresses {
+                host: host(number),
+                grpc: free_port()?,
+                gossip: gossip[number],
+                join: doors.join(", "),
+            };
+            let config = config(name, target, plan.replication_factor, &addresses, &storage);
+            let config = config + &plan.settings.replace("{name}", name);
+            let mut setup = Setup::new(plan.binary, &plan.directory.join(name), &config)?;
+            setup.host = addresses.host;
+            setup.entrance = network.as_ref().map(|n| n.entrance(number)).unwrap_or_default();
+            let is_ingester = *target == "ingester";
+            if let Some(faults) = plan.faults.filter(|_| is_ingester) {
                 setup.environment.push(("SKALD_FAULTS".to_owned(), faults.to_owned()));
             }
-            members.push(Member { name: name.clone(), setup, server: None, stopped: false });
+            let disk =
+                (plan.small_disks && is_ingester).then(|| SmallDisk::mount(&setup.data())).transpose()?;
+            members.push(Member { name: name.clone(), number, setup, server: None, stopped: false, disk });
         }
-        let ingester_members = members.split_off(4);
-        let queriers = members.split_off(2);
+        let ingester_members = members.split_off(plan.doors + plan.queriers);
+        let queriers = members.split_off(plan.doors);
         Ok(Self {
-            directory: directory.to_owned(),
+            directory: plan.directory.to_owned(),
             doors: members,
             ingesters: ingester_members,
             queriers,
-            steady: ingesters,
+            steady: plan.ingesters,
+            network,
         })
     }
 
     /// Where the tables lie, if that is a directory.
-    pub(super) fn tables(&self) -> PathBuf {
+    pub(crate) fn tables(&self) -> PathBuf {
         self.directory.clone()
     }
 
     /// Clients of the doors.
-    pub(super) fn doors(&self) -> Vec<Client> {
+    pub(crate) fn doors(&self) -> Vec<Client> {
         self.doors.iter().map(|m| m.setup.client()).collect()
     }
 
     /// Starts all but the ingesters that come and go, and waits until they are ready.
-    pub(super) fn start_all(&mut self) -> Result<()> {
+    pub(crate) fn start_all(&mut self) -> Result<()> {
         for member in self.steady_members() {
             member.spawn()?;
         }
@@ -103,6 +145,11 @@ impl Members {
 
     fn all(&mut self) -> impl Iterator<Item = &mut Member> {
         self.doors.iter_mut().chain(&mut self.ingesters).chain(&mut self.queriers)
+    }
+
+    /// Whoever was started and not ended still runs.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.all().try_for_each(|member| member.is_running().map(|_| ()))
     }
 
     /// Wakes and starts whoever should run, and waits until all are ready.
@@ -134,7 +181,7 @@ impl Members {
     }
 
     /// Stops everybody, ingesters last.
-    pub(super) fn stop_all(&mut self) -> Result<()> {
+    pub(crate) fn stop_all(&mut self) -> Result<()> {
         for member in self.doors.iter_mut().chain(&mut self.queriers).chain(&mut self.ingesters) {
             member.stop()?;
         }
@@ -196,43 +243,34 @@ impl Member {
     }
 }
 
-/// Short intervals, so that every part of the cluster works often.
-fn config(name: &str, target: &str, gossip: u16, join: &str, storage: &str, grpc: u16) -> String {
+/// Where a member is reached, and whom it asks for the others.
+struct Addresses {
+    host: String,
+    grpc: u16,
+    gossip: u16,
+    join: String,
+}
+
+/// Who a member is and where everything is.
+fn config(name: &str, target: &str, replication_factor: usize, at: &Addresses, storage: &str) -> String {
+    let Addresses { host, grpc, gossip, join } = at;
     format!(
         "\
 target: {target}
 auth_enabled: false
 server:
+  grpc_listen_address: {host}
   grpc_listen_port: {grpc}
 common:
-  replication_factor: 3
-  instance_addr: 127.0.0.1
+  replication_factor: {replication_factor}
+  instance_addr: {host}
 {storage}memberlist:
   node_name: {name}
-  bind_addr: [127.0.0.1]
+  bind_addr: [{host}]
   bind_port: {gossip}
-  join_members: {join}
+  join_members: [{join}]
   cluster_label: test
   failure_timeout: 4s
-ingester:
-  instance_id: {name}
-  flush_interval: 4s
-  flush_grace: 500ms
-  min_flush_bytes: 1KB
-  max_flush_delay: 10s
-  takeover_after: 4s
-  max_chunk_age: 240h
-ingester_client:
-  remote_timeout: 3s
-limits_config:
-  reject_old_samples: false
-  creation_grace_period: 24h
-  discover_log_levels: false
-  discover_service_name: []
-  shard_streams: {{enabled: false}}
-  ingestion_rate_mb: 1000
-  ingestion_burst_size_mb: 1000
-  max_entries_limit_per_query: 5000
 "
     )
 }

@@ -7,7 +7,9 @@
 
 mod chaos;
 mod checker;
-mod members;
+mod disk;
+pub(crate) mod members;
+mod network;
 mod pusher;
 
 use std::path::PathBuf;
@@ -18,12 +20,35 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-use self::members::Members;
+use self::members::{Members, Plan};
 use self::pusher::Pushed;
 use crate::python::{self, Reader};
 use crate::seaweed::Seaweed;
 use crate::server::Client;
 use crate::{table_test, workspace};
+
+/// Short intervals, so that every part of the cluster works often.
+const SETTINGS: &str = "\
+ingester:
+  instance_id: {name}
+  flush_interval: 4s
+  flush_grace: 500ms
+  min_flush_bytes: 1KB
+  max_flush_delay: 10s
+  takeover_after: 4s
+  max_chunk_age: 240h
+ingester_client:
+  remote_timeout: 3s
+limits_config:
+  reject_old_samples: false
+  creation_grace_period: 24h
+  discover_log_levels: false
+  discover_service_name: []
+  shard_streams: {enabled: false}
+  ingestion_rate_mb: 1000
+  ingestion_burst_size_mb: 1000
+  max_entries_limit_per_query: 5000
+";
 
 /// Options of `cluster-test`.
 #[derive(clap::Args)]
@@ -46,6 +71,12 @@ pub(crate) struct Args {
     /// Let the object store fail, be slow and lose answers.
     #[arg(long)]
     faults: bool,
+    /// Cut members off from each other, too (Linux, root).
+    #[arg(long, conflicts_with = "s3")]
+    network: bool,
+    /// Fill the disks of ingesters, too (Linux, root).
+    #[arg(long)]
+    disks: bool,
     /// Do nothing to the members.
     #[arg(long)]
     calm: bool,
@@ -93,8 +124,20 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         tempfile::Builder::new().prefix("skald-cluster-").tempdir().context("no temporary directory")?;
     let store = if args.s3 { Some(Seaweed::start(&directory.path().join("weed"))?) } else { None };
     let faults = args.faults.then(|| format!("seed:{seed},error:0.03,lost:0.03,slow:0.03"));
-    let mut members =
-        Members::new(&binary, directory.path(), args.ingesters, store.as_ref(), faults.as_deref())?;
+    let mut members = Members::new(&Plan {
+        binary: &binary,
+        directory: directory.path(),
+        doors: 2,
+        queriers: 2,
+        ingesters: args.ingesters,
+        spare_ingesters: 1,
+        replication_factor: 3,
+        settings: SETTINGS,
+        store: store.as_ref(),
+        faults: faults.as_deref(),
+        network: args.network,
+        small_disks: args.disks,
+    })?;
     members.start_all()?;
     let shared = Shared {
         doors: members.doors(),

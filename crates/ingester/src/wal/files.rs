@@ -9,6 +9,7 @@ use skald_model::TenantId;
 
 use super::Lsn;
 use super::error::{Error, Result};
+use super::marks::{self, Marks};
 use crate::metrics::WalMetrics;
 
 /// The files of one log directory.
@@ -24,7 +25,9 @@ pub(crate) struct Files {
 #[derive(Debug, Default)]
 struct State {
     files: BTreeMap<u64, FileState>,
-    covered: FxHashMap<TenantId, Lsn>,
+    covered: Marks,
+    /// Whether `covered` says more than the marks on disk.
+    unmarked: bool,
 }
 
 #[derive(Debug)]
@@ -37,8 +40,10 @@ struct FileState {
 }
 
 impl Files {
+    /// Those of `dir`, with the marks that are there; the files are still to be added.
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), state: Mutex::default() }
+        let state = State { covered: marks::read(dir), ..State::default() };
+        Self { dir: dir.to_owned(), state: Mutex::new(state) }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -87,14 +92,43 @@ impl Files {
     /// The table has all of `tenant`'s records up to `lsn`.
     pub(crate) fn cover(&self, tenant: &TenantId, lsn: Lsn) {
         let mut state = self.state.lock();
-        let covered = state.covered.entry(tenant.clone()).or_insert(lsn);
-        *covered = lsn.max(*covered);
-        let covered = *covered;
+        let known = state.covered.get(tenant).copied();
+        let covered = known.map_or(lsn, |known| lsn.max(known));
+        if known != Some(covered) {
+            state.covered.insert(tenant.clone(), covered);
+            state.unmarked = true;
+        }
         for file in state.files.values_mut() {
             if file.pins.get(tenant).is_some_and(|highest| *highest <= covered) {
                 file.pins.remove(tenant);
             }
         }
+    }
+
+    /// Whether the table has the record.
+    pub(crate) fn is_covered(&self, tenant: &TenantId, lsn: Lsn) -> bool {
+        self.state.lock().covered.get(tenant).is_some_and(|covered| *covered >= lsn)
+    }
+
+    /// The highest LSN that the table is known to have; 0 if none is.
+    pub(crate) fn highest_covered(&self) -> Lsn {
+        self.state.lock().covered.values().copied().max().unwrap_or(0)
+    }
+
+    /// Makes what is covered known to the next start. Blocks on the file system.
+    pub(crate) fn mark_covered(&self) -> Result<()> {
+        let marks = {
+            let mut state = self.state.lock();
+            if !std::mem::take(&mut state.unmarked) {
+                return Ok(());
+            }
+            state.covered.clone()
+        };
+        let written = marks::write(&self.dir, &marks);
+        if written.is_err() {
+            self.state.lock().unmarked = true;
+        }
+        written
     }
 
     /// Deletes the files that nobody needs. Blocks on the file system.

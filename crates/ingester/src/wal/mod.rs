@@ -11,6 +11,7 @@
 mod error;
 mod files;
 mod format;
+mod marks;
 mod replay;
 mod writer;
 
@@ -188,7 +189,7 @@ impl Wal {
         std::fs::create_dir_all(&config.dir).map_err(|e| Error::io("creating", &config.dir, e))?;
         let files = Arc::new(Files::new(&config.dir));
         let replay = Replay::new(&files, config.corrupt_action, metrics)?;
-        let shared = Arc::new(Shared::new(next_term(replay.headers())));
+        let shared = Arc::new(Shared::new(next_term(replay.headers(), files.highest_covered())));
         let sequence = replay.last_sequence().map_or(1, |s| s + 1);
         let writer = Writer::new(config, sequence, create, &files, metrics, &shared)?;
         let writing = match Deterministic::is_on() {
@@ -235,9 +236,12 @@ impl Wal {
         self.files.cover(tenant, lsn);
     }
 
-    /// Deletes the files that nobody needs any more and returns how many. Blocks on the file system.
+    /// Deletes the files that nobody needs any more and returns how many; of the others the next start learns what of them
+    /// the table has. Blocks on the file system.
     pub fn remove_covered(&self) -> Result<usize> {
-        self.files.remove_unpinned(&self.metrics)
+        let removed = self.files.remove_unpinned(&self.metrics)?;
+        self.files.mark_covered()?;
+        Ok(removed)
     }
 
     /// Bytes of the log on disk.
@@ -283,10 +287,12 @@ pub fn has_files(dir: &std::path::Path) -> Result<bool> {
 }
 
 /// The first LSN of the next term. A file whose header can't be read may have begun a term of its own.
-fn next_term(headers: &[Option<FileHeader>]) -> Lsn {
+/// The first LSN of the next term: above those of all files, and above what is marked as covered, should the files be gone.
+fn next_term(headers: &[Option<FileHeader>], covered: Lsn) -> Lsn {
     let unreadable = headers.iter().filter(|h| h.is_none()).count() as u64;
     // A file may run over the end of a term by the records that fit in it.
-    let highest = headers.iter().flatten().map(|h| (h.first_lsn + (1 << 32)) / TERM).max().unwrap_or(0);
+    let known = headers.iter().flatten().map(|h| h.first_lsn).chain([covered]);
+    let highest = known.map(|lsn| (lsn + (1 << 32)) / TERM).max().unwrap_or(0);
     (highest + unreadable + 1) * TERM
 }
 

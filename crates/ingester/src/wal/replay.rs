@@ -32,7 +32,7 @@ pub struct Record {
 
 /// The records that an earlier process left, in the order of their LSNs.
 ///
-/// Each record it gives keeps its file until it is covered. The end of the log that a crash tore is cut off; any other
+/// Those that are marked as covered are left out. Each record it gives keeps its file until it is covered. The end of the log that a crash tore is cut off; any other
 /// damage is an error, or is skipped if the configuration says so.
 #[derive(Debug)]
 pub struct Replay {
@@ -110,6 +110,9 @@ impl Replay {
                 Ok(Ok(record)) => {
                     self.current = Some(file);
                     self.last_lsn = record.lsn;
+                    if self.files.is_covered(&record.tenant, record.lsn) {
+                        continue;
+                    }
                     return Ok(Some(self.deliver(record)));
                 }
                 Ok(Err(damage)) => {

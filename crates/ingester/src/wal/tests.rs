@@ -185,6 +185,26 @@ fn covered_records_do_not_keep_replayed_files() {
 }
 
 #[test]
+fn what_was_covered_is_not_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let (wal, _) = Wal::open(&config, &metrics()).unwrap();
+    let lsns: Vec<_> =
+        ["one", "two", "three"].map(|l| run(append(&wal, "t", 0, &sample("a", l))).unwrap()).into();
+    wal.cover(&tenant("t"), lsns[1]);
+    assert_eq!(wal.remove_covered().unwrap(), 0);
+    wal.close();
+    assert_eq!(read(&config).unwrap(), ["three"]);
+    // Should the files be gone and the marks be left, nothing new may look as if it were covered.
+    std::fs::remove_file(first_file(dir.path())).unwrap();
+    for sequence in files::list(dir.path()).unwrap() {
+        std::fs::remove_file(dir.path().join(format!("{sequence:020}.wal"))).unwrap();
+    }
+    write(&config, &["four"]);
+    assert_eq!(read(&config).unwrap(), ["four"]);
+}
+
+#[test]
 fn many_appends_share_syncs_and_keep_their_order() {
     let dir = tempfile::tempdir().unwrap();
     let (config, metrics) = (config(dir.path()), metrics());
