@@ -1,6 +1,7 @@
 //! Benchmarks: the hot paths by criterion, in MB/s of raw lines per core, and the whole product by `bench.py`.
 
 mod calibration;
+mod cluster;
 mod product;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,9 @@ pub(crate) struct Args {
 
 /// Runs the benchmarks asked for.
 pub(crate) fn run(args: &Args) -> Result<bool> {
+    if args.options.cluster {
+        return cluster::run(&args.options);
+    }
     if args.product {
         return product::run(&args.options);
     }

@@ -36,13 +36,16 @@ pub(crate) struct Options {
     /// Ingest only.
     #[arg(long)]
     skip_queries: bool,
+    /// Measure a cluster beside one process, CPU by component, instead of asking all of bench.py's questions.
+    #[arg(long)]
+    pub(super) cluster: bool,
     /// A binary to use instead of building one.
     #[arg(long)]
-    binary: Option<PathBuf>,
+    pub(super) binary: Option<PathBuf>,
 }
 
-/// Makes the corpus if it is not there, runs bench.py, and prints its tables.
-pub(crate) fn run(options: &Options) -> Result<bool> {
+/// The folder of bench.py, and the one for what is made.
+pub(super) fn folders(options: &Options) -> Result<(PathBuf, PathBuf)> {
     let folder = match options.folder.is_absolute() {
         true => options.folder.clone(),
         false => workspace::root().join(&options.folder),
@@ -53,16 +56,29 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let cache = options.cache.clone().unwrap_or_else(|| std::env::temp_dir().join("skald-bench"));
     let cache = workspace::absolute(&cache)?;
     std::fs::create_dir_all(&cache).with_context(|| format!("failed to create {}", cache.display()))?;
-    let lbench = lbench(&folder, &cache)?;
+    Ok((folder, cache))
+}
+
+/// The corpus, which is made if it is not there.
+pub(super) fn corpus(options: &Options, folder: &Path, cache: &Path, lbench: &Path) -> Result<PathBuf> {
     let corpus = cache.join(format!("corpus-{}", options.size.to_lowercase()));
     if !corpus.join("meta.json").exists() {
-        let mut command = bench(&folder, &lbench, "gen");
+        let mut command = bench(folder, lbench, "gen");
         command.arg("--corpus").arg(&corpus).args(["--size", &options.size, "--seed", "1"]);
         workspace::run(&mut command)?;
     }
+    Ok(corpus)
+}
+
+/// Makes the corpus if it is not there, runs bench.py, and prints its tables.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let (folder, cache) = folders(options)?;
+    let lbench = lbench(&folder, &cache)?;
+    let corpus = corpus(options, &folder, &cache, &lbench)?;
     let binary = workspace::release_binary(options.binary.as_deref())?;
     let config = cache.join("skald.yaml");
-    std::fs::write(&config, CONFIG).context("failed to write the configuration")?;
+    let text = format!("auth_enabled: false\nserver:\n  log_level: warn\n{LIMITS}");
+    std::fs::write(&config, text).context("failed to write the configuration")?;
 
     let mut command = bench(&folder, &lbench, "run");
     command.arg("--corpus").arg(&corpus).arg("--work").arg(cache.join("work"));
@@ -110,7 +126,7 @@ fn bench(folder: &Path, lbench: &Path, subcommand: &str) -> std::process::Comman
 }
 
 /// The corpus generator: the one that `LBENCH` names, or built here.
-fn lbench(folder: &Path, cache: &Path) -> Result<PathBuf> {
+pub(super) fn lbench(folder: &Path, cache: &Path) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("LBENCH") {
         return Ok(path.into());
     }
@@ -123,10 +139,7 @@ fn lbench(folder: &Path, cache: &Path) -> Result<PathBuf> {
 }
 
 /// The limits lifted as for the other servers of the comparison.
-const CONFIG: &str = "\
-auth_enabled: false
-server:
-  log_level: warn
+pub(super) const LIMITS: &str = "\
 limits_config:
   discover_log_levels: false
   discover_service_name: []

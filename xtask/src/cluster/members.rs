@@ -147,6 +147,17 @@ impl Members {
         self.doors.iter_mut().chain(&mut self.ingesters).chain(&mut self.queriers)
     }
 
+    /// The numbers of the processes that run, by what they are.
+    pub(crate) fn components(&self) -> Vec<(&'static str, Vec<u32>)> {
+        let pids =
+            |members: &[Member]| members.iter().filter_map(|m| Some(m.server.as_ref()?.id())).collect();
+        vec![
+            ("door", pids(&self.doors)),
+            ("ingesters", pids(&self.ingesters)),
+            ("queriers", pids(&self.queriers)),
+        ]
+    }
+
     /// Whoever was started and not ended still runs.
     pub(crate) fn check(&mut self) -> Result<()> {
         self.all().try_for_each(|member| member.is_running().map(|_| ()))

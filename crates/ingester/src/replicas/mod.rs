@@ -26,7 +26,7 @@ use crate::core::Core;
 use crate::tenant::Tenant;
 
 /// The takeover time when somebody waits for a flush, or the ingester leaves.
-const HURRIED: Duration = Duration::from_secs(2);
+const HURRIED: Duration = Duration::from_secs(5);
 /// The takeover time when memory is nearly used up.
 const PRESSED: Duration = Duration::from_secs(5);
 /// How long to wait before looking at the table again: at first, and at last.
