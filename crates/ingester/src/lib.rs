@@ -15,6 +15,7 @@
 mod config;
 mod core;
 pub mod delta;
+mod deletes;
 mod flush;
 mod housekeeping;
 mod instance;

@@ -247,8 +247,9 @@ impl skald_rpc::Ingester for Ingester {
         if segments.is_empty() || request.range.is_empty() {
             return Ok(HeldStreams::default());
         }
+        let removing = query::Removing::of(request.removals.as_ref())?;
         let find = move |cancelled: &query::Cancelled| {
-            query::streams(&segments, &selectors, request.range, cancelled)
+            query::streams(&segments, &selectors, request.range, removing, cancelled)
         };
         Ok(self.pool.run(find).await?.0)
     }
@@ -300,15 +301,16 @@ impl skald_rpc::Ingester for Ingester {
     }
 
     async fn volumes(&self, request: VolumesRequest) -> Result<Vec<GroupVolume>> {
-        let VolumesRequest { streams: StreamsRequest { tenant, version, range, selectors }, spec, skip } =
-            request;
+        let VolumesRequest { streams, spec, skip } = request;
+        let StreamsRequest { tenant, version, range, selectors, removals } = streams;
+        let removing = query::Removing::of(removals.as_ref())?;
         let selectors = query::parse_selectors(&selectors)?;
         let segments = self.core.cut(&tenant, version).await?;
         if segments.is_empty() || range.is_empty() {
             return Ok(Vec::new());
         }
         let count = move |cancelled: &query::Cancelled| {
-            query::volumes(&segments, &selectors, range, spec, &skip, cancelled)
+            query::volumes(&segments, &selectors, range, spec, &skip, removing, cancelled)
         };
         Ok(self.pool.run(count).await?.0)
     }

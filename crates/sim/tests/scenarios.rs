@@ -129,6 +129,7 @@ fn rule_4_snapshots_too_old_are_refused() {
             version: -1,
             blocks: Vec::new(),
             max_bytes: u64::MAX,
+            removals: None,
         };
         for name in cluster.running() {
             let answer = cluster.ingester(&name).expect("it runs").query_logs(task.clone()).await;

@@ -29,6 +29,7 @@ fn task(query: &str, direction: Direction, limit: usize) -> LogTask {
         version: -1,
         blocks: Vec::new(),
         max_bytes: u64::MAX,
+        removals: None,
     }
 }
 
@@ -233,6 +234,7 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
             exclude: Arc::new(exclude.iter().copied().collect()),
             cut: None,
             skip: Arc::default(),
+            removals: None,
         };
         let mut share = QueryMemory::default().share();
         query_metric(&segments, &query, &task, &mut share, &Cancelled::default()).unwrap()

@@ -1,0 +1,90 @@
+//! What a tenant's queries must not see at one version of its table.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use skald_model::limits::DeletionMode;
+use skald_model::{Error, Limits, Result, Retention, TenantId, TenantLimits, Timestamp};
+use skald_storage::table::{Catalog, Snapshot};
+
+use crate::lists::{DeleteLists, Loaded};
+use crate::removals::Removals;
+
+/// Puts rules of retention and delete requests together.
+pub struct Resolver {
+    lists: Arc<DeleteLists>,
+    limits: Arc<dyn TenantLimits>,
+    retention_enabled: bool,
+    /// Rules as they were compiled last, with the limits that they are of.
+    compiled: Mutex<HashMap<TenantId, (Arc<Limits>, Arc<Retention>)>>,
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver").field("retention_enabled", &self.retention_enabled).finish_non_exhaustive()
+    }
+}
+
+impl Resolver {
+    /// A resolver of the requests beside the tables of `catalog` and the rules in `limits`.
+    pub fn new(catalog: Arc<Catalog>, limits: Arc<dyn TenantLimits>, retention_enabled: bool) -> Self {
+        let lists = Arc::new(DeleteLists::new(catalog));
+        Self { lists, limits, retention_enabled, compiled: Mutex::default() }
+    }
+
+    /// The requests.
+    pub fn lists(&self) -> &Arc<DeleteLists> {
+        &self.lists
+    }
+
+    /// What is deleted and has expired at `snapshot` and `now`; `None` when everything stays.
+    pub async fn at(
+        &self,
+        tenant: &TenantId,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Removals>>> {
+        let limits = self.limits.of(tenant);
+        let loaded = match limits.deletion_mode {
+            DeletionMode::Disabled => None,
+            DeletionMode::FilterOnly | DeletionMode::FilterAndDelete => {
+                self.lists.at(tenant, snapshot).await?
+            }
+        };
+        let retention = self.retention(tenant, &limits)?;
+        let sized = self.retention_enabled && limits.retention_bytes > 0;
+        if loaded.is_none() && retention.is_empty() && !sized {
+            return Ok(None);
+        }
+        let Loaded { list, deletes } = &*loaded.unwrap_or_default();
+        let mut removals = Removals::new(list.generation, deletes.clone(), &retention, now);
+        if sized {
+            removals = removals.with_size(snapshot.blocks.iter().map(|b| &**b), limits.retention_bytes);
+        }
+        Ok((!removals.is_empty()).then(|| Arc::new(removals)))
+    }
+
+    /// What has expired by age at `now`, without a look at the table; `None` when nothing does.
+    pub fn expired(&self, tenant: &TenantId, now: Timestamp) -> Result<Option<Removals>> {
+        let retention = self.retention(tenant, &self.limits.of(tenant))?;
+        Ok((!retention.is_empty()).then(|| Removals::new(0, Vec::new(), &retention, now)))
+    }
+
+    /// The tenant's rules.
+    pub fn retention(&self, tenant: &TenantId, limits: &Arc<Limits>) -> Result<Arc<Retention>> {
+        if !self.retention_enabled || (limits.retention_period == 0 && limits.retention_stream.is_empty()) {
+            return Ok(Arc::default());
+        }
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, rules)) = compiled.get(tenant)
+            && Arc::ptr_eq(of, limits)
+        {
+            return Ok(rules.clone());
+        }
+        let rules = Retention::of(limits)
+            .map_err(|e| Error::internal(format!("the limits of tenant {tenant} cannot be used: {e}")))?;
+        let rules = Arc::new(rules);
+        compiled.insert(tenant.clone(), (limits.clone(), rules.clone()));
+        Ok(rules)
+    }
+}
