@@ -46,7 +46,8 @@ impl Frontend {
         }
         let request =
             MetadataRequest { tenant: tenant.clone(), range, selectors: vec![selector.to_string()] };
-        let found = metadata::find_at(self, &request, replicas.clone(), snapshot.clone(), rules.clone()).await?;
+        let found =
+            metadata::find_at(self, &request, replicas.clone(), snapshot.clone(), rules.clone()).await?;
         check_bytes(bytes_of(&found.memory) + bytes_of(found.table_streams()), &limits)
     }
 }

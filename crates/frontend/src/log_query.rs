@@ -52,7 +52,9 @@ pub(crate) async fn run(
                 let range = task.range;
                 let rules = removals::within(&rules, range);
                 let selector = &expr.selector;
-                frontend.check_log_bytes(&query.tenant, selector, range, &replicas, &snapshot, &rules).await?;
+                frontend
+                    .check_log_bytes(&query.tenant, selector, range, &replicas, &snapshot, &rules)
+                    .await?;
                 let task = LogTask { removals: removals::spec(&rules, range), ..task };
                 let share = frontend.memory.share();
                 let parallelism = limits.max_query_parallelism;

@@ -293,7 +293,9 @@ impl Job<'_> {
                 selectors: vec![leaf.selector.to_string()],
             };
             let view = self.replicas.view();
-            async move { metadata::table_streams(self.frontend, &request, view, &self.snapshot, &self.rules).await }
+            async move {
+                metadata::table_streams(self.frontend, &request, view, &self.snapshot, &self.rules).await
+            }
         });
         let tables = try_join_all(asked).await?;
         self.check(&Vec::new(), &tables)?;

@@ -22,7 +22,11 @@ pub(crate) struct Left<'a> {
 
 impl<'a> Left<'a> {
     /// What is left of `blocks` for a query about `range`.
-    pub(crate) fn of(blocks: impl Iterator<Item = &'a Arc<BlockEntry>>, rules: &Rules, range: TimeRange) -> Self {
+    pub(crate) fn of(
+        blocks: impl Iterator<Item = &'a Arc<BlockEntry>>,
+        rules: &Rules,
+        range: TimeRange,
+    ) -> Self {
         let Some(rules) = within(rules, range) else {
             return Self { blocks: blocks.collect(), spec: None, gone: 0 };
         };

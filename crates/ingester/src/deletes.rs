@@ -85,9 +85,8 @@ fn without_deleted(segment: &Arc<Segment>, at: &AtFlush) -> Arc<Segment> {
 /// Whether something came after the request that it would be about, had it come before.
 fn is_crossed(segment: &Segment, delete: &Delete) -> bool {
     let rule = delete.rule();
-    let late = |row: &Row| {
-        rule.range.contains(row.timestamp) && segment.batches().stamp(row).second > rule.accepted
-    };
+    let late =
+        |row: &Row| rule.range.contains(row.timestamp) && segment.batches().stamp(row).second > rule.accepted;
     let streams = segment.streams().iter().filter(|s| delete.is_about_stream(s.labels.as_ref()));
     streams.flat_map(|s| s.rows.iter()).any(late)
 }

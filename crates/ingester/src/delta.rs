@@ -159,7 +159,9 @@ fn build(
     }
     let mut days = Vec::new();
     for (number, segment) in split(&part.segment, at).into_iter().enumerate() {
-        days.extend(segment.days().into_iter().map(|(date, streams)| (number, segment.clone(), date, streams)));
+        days.extend(
+            segment.days().into_iter().map(|(date, streams)| (number, segment.clone(), date, streams)),
+        );
     }
     // Of several blocks only the last tells the pushes: a commit has all of its blocks or none.
     let count = days.len();

@@ -14,8 +14,8 @@
 
 mod config;
 mod core;
-pub mod delta;
 mod deletes;
+pub mod delta;
 mod flush;
 mod housekeeping;
 mod instance;

@@ -54,10 +54,7 @@ impl Retention {
             }
             Ok(Rule { selector, period: r.period })
         };
-        Ok(Self {
-            rules: rules.iter().map(rule).collect::<Result<_, _>>()?,
-            period: limits.retention_period,
-        })
+        Ok(Self { rules: rules.iter().map(rule).collect::<Result<_, _>>()?, period: limits.retention_period })
     }
 
     /// Whether nothing ever expires.
@@ -134,16 +131,16 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let error = |period: i64, rules: &[StreamRetention]| {
-            let limits = Limits {
-                retention_period: period,
-                retention_stream: rules.to_vec(),
-                ..Limits::default()
-            };
+            let limits =
+                Limits { retention_period: period, retention_stream: rules.to_vec(), ..Limits::default() };
             Retention::of(&limits).unwrap_err()
         };
         assert!(error(-SECOND, &[]).contains("retention_period is -1s"));
         let short = error(0, &[rule(r#"{app="a"}"#, 0, 5)]);
-        assert!(short.contains("retention period must be >= 24h was 18000s") && short.contains("{app="), "{short}");
+        assert!(
+            short.contains("retention period must be >= 24h was 18000s") && short.contains("{app="),
+            "{short}"
+        );
         assert!(error(0, &[rule(r#"{app="a"}"#, 0, -48)]).contains("was -172800s"));
         assert!(error(0, &[rule("{app=a", 0, 48)]).contains("invalid labels matchers"));
         assert!(error(0, &[rule(r#"{app="a"} |= "x""#, 0, 48)]).contains("invalid labels matchers"));

@@ -121,7 +121,8 @@ impl skald_rpc::Querier for Querier {
             let source = removals::source(block);
             let block = self.blocks.open(&request.tenant, block).await?;
             let (selectors, range, removals) = (selectors.clone(), request.range, removals.clone());
-            let find = move |_: &pool::Cancelled| block.streams(&selectors, range, removals.as_ref(), &source);
+            let find =
+                move |_: &pool::Cancelled| block.streams(&selectors, range, removals.as_ref(), &source);
             let (streams, _) = self.pool.run(find).await?;
             all.extend(streams);
         }

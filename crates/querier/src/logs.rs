@@ -170,9 +170,8 @@ impl Search {
             }
             match stream(labels, block, row.stream) {
                 Ok((_, labels)) => {
-                    let stays = sift.is_none_or(|s| {
-                        s.keeps(row.stream, labels, row.timestamp, row.line, row.metadata)
-                    });
+                    let stays = sift
+                        .is_none_or(|s| s.keeps(row.stream, labels, row.timestamp, row.line, row.metadata));
                     stays
                         && match &mut *stages {
                             Stages::Plain(_) => true,

@@ -116,7 +116,8 @@ impl Job {
             // Apart, so that the others can be counted without their lines.
             let sift = self.sift(rows_of(&own));
             let (sifted, own) = own.into_iter().partition(|n| sift.as_ref().is_some_and(|s| s.has(*n)));
-            for streams in [Streams { numbers: own, range, sift: None }, Streams { numbers: sifted, range, sift }]
+            for streams in
+                [Streams { numbers: own, range, sift: None }, Streams { numbers: sifted, range, sift }]
             {
                 if !streams.numbers.is_empty() {
                     scans.push_back(self.scan(querier, (&task.tenant, block), streams));
@@ -403,9 +404,9 @@ impl Work {
         let (mut outcome, mut rows) = (Ok(()), 0);
         let scanned = scan_pages(&block.meta, plan, part, &pages.fetched, buffers, |row| {
             outcome = labels_of(labels, block, row.stream).and_then(|labels| {
-                let stays = sift.as_mut().is_none_or(|s| {
-                    s.keeps(row.stream, labels, row.timestamp, row.line, row.metadata)
-                });
+                let stays = sift
+                    .as_mut()
+                    .is_none_or(|s| s.keeps(row.stream, labels, row.timestamp, row.line, row.metadata));
                 if !stays || !counts(labels, row.timestamp, row.line, row.metadata) {
                     return Ok(());
                 }

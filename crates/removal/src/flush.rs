@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use skald_model::{Limits, Timestamp};
 use skald_model::limits::DeletionMode;
+use skald_model::{Limits, Timestamp};
 
 use crate::lists::Loaded;
 use crate::removals::{Delete, Removals};

@@ -107,10 +107,14 @@ impl DeleteLists {
         }
         let location = self.location(tenant, generation);
         let bytes = self.read(&location).await.map_err(|e| {
-            Error::unavailable(format!("failed to read the delete requests of tenant {tenant} at {location}: {e}"))
+            Error::unavailable(format!(
+                "failed to read the delete requests of tenant {tenant} at {location}: {e}"
+            ))
         })?;
         let damaged = |e: &dyn std::fmt::Display| {
-            Error::internal(format!("the delete requests of tenant {tenant} at {location} cannot be used: {e}"))
+            Error::internal(format!(
+                "the delete requests of tenant {tenant} at {location} cannot be used: {e}"
+            ))
         };
         let list = DeleteList::parse(&bytes).map_err(|e| damaged(&e))?;
         let loaded = Arc::new(Loaded::new(list).map_err(|e| damaged(&e))?);
@@ -122,7 +126,9 @@ impl DeleteLists {
     async fn create(&self, tenant: &TenantId, list: &DeleteList) -> Result<bool> {
         let location = self.location(tenant, list.generation);
         let failed = |e: &dyn std::fmt::Display| {
-            Error::unavailable(format!("failed to write the delete requests of tenant {tenant} to {location}: {e}"))
+            Error::unavailable(format!(
+                "failed to write the delete requests of tenant {tenant} to {location}: {e}"
+            ))
         };
         let bytes = Bytes::from(serde_json::to_vec(list).map_err(|e| failed(&e))?);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };

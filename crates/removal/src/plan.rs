@@ -57,7 +57,8 @@ impl Rules {
             let name = format!("retention_stream {} period {}", r.selector, text(r.period));
             (name, r.selector.clone(), cutoff(now, r.period))
         });
-        let others = (format!("retention_period {}", text(retention.period())), cutoff(now, retention.period()));
+        let others =
+            (format!("retention_period {}", text(retention.period())), cutoff(now, retention.period()));
         Self { named: named.collect(), others }
     }
 
@@ -153,7 +154,8 @@ async fn add_streams(
     shares: &mut BTreeMap<usize, Share>,
 ) -> Result<Went> {
     let meta = open(catalog, tenant, entry).await?;
-    let damaged = |e: &dyn std::fmt::Display| Error::internal(format!("failed to read block {}: {e}", entry.path));
+    let damaged =
+        |e: &dyn std::fmt::Display| Error::internal(format!("failed to read block {}: {e}", entry.path));
     let (mut some, mut all) = (false, true);
     for ordinal in meta.streams().select(&Selector::default(), TimeRange::ALL).map_err(|e| damaged(&e))? {
         let stream = meta.streams().get(ordinal).map_err(|e| damaged(&e))?;

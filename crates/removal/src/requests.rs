@@ -134,9 +134,9 @@ impl DeleteList {
         now: Timestamp,
         done: impl FnOnce(&DeleteRequest) -> bool,
     ) -> Result<Self> {
-        let request = self.find(id).ok_or_else(|| {
-            Error::new(Kind::NotFound, "could not find delete request with given id")
-        })?;
+        let request = self
+            .find(id)
+            .ok_or_else(|| Error::new(Kind::NotFound, "could not find delete request with given id"))?;
         if request.processed.is_some() {
             return Err(Error::invalid(
                 "deletion of request which is in process or already processed is not allowed",

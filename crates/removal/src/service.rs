@@ -46,9 +46,7 @@ impl DeleteRequests for Service {
             DeleteRequest { id: id.clone(), query, start, end, created, generation: 0, processed: None };
         // Says what is wrong with the query before anything is written.
         Delete::compile(request.rule())?;
-        self.lists
-            .update(&tenant, |loaded, _| Ok((loaded.list.with(request.clone(), created)?, ())))
-            .await?;
+        self.lists.update(&tenant, |loaded, _| Ok((loaded.list.with(request.clone(), created)?, ()))).await?;
         tracing::info!(%tenant, delete_request_id = id, query = request.query, start, end, "delete request added");
         Ok(id)
     }

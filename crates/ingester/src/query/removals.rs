@@ -39,7 +39,13 @@ impl Removing {
     }
 
     /// Whether a row of a stream that `rules` were told for stays.
-    pub(crate) fn keeps(&mut self, rules: &RowRules, segment: &Segment, stream: &StreamRows, row: &Row) -> bool {
+    pub(crate) fn keeps(
+        &mut self,
+        rules: &RowRules,
+        segment: &Segment,
+        stream: &StreamRows,
+        row: &Row,
+    ) -> bool {
         let batches = segment.batches();
         let entry = Entry {
             timestamp: row.timestamp,
@@ -66,9 +72,7 @@ pub(crate) fn rows<'a>(
         Keep::Within(kept) => Cow::Borrowed(&stream.rows[stream.range(&range.intersect(&kept))]),
         Keep::Rows(rules) => {
             let rows = &stream.rows[stream.range(range)];
-            Cow::Owned(
-                rows.iter().filter(|r| removing.keeps(&rules, segment, stream, r)).copied().collect(),
-            )
+            Cow::Owned(rows.iter().filter(|r| removing.keeps(&rules, segment, stream, r)).copied().collect())
         }
     }
 }

@@ -90,7 +90,8 @@ fn blocks_expire_by_the_rules_that_their_streams_can_have() {
     assert_eq!(at(&["dev"], 0), Concern::Nothing);
     assert_eq!(at(&["dev"], 1), Concern::Whole, "all its streams have the first rule");
     assert_eq!(at(&["dev", "prod"], 1), Concern::Some);
-    assert_eq!(at(&["dev", "prod"], 10), Concern::Whole);
+    assert_eq!(at(&["dev", "prod"], 10), Concern::Some, "a stream might have only the second rule");
+    assert_eq!(at(&["dev", "prod"], 50), Concern::Whole);
     assert_eq!(at(&["old", "prod"], 10), Concern::Some);
     assert_eq!(at(&["old"], 49), Concern::Nothing);
     assert_eq!(at(&["old"], 50), Concern::Whole);

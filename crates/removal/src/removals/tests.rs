@@ -94,8 +94,12 @@ fn filters_see_line_labels_and_metadata() {
     let mut sieve = Sieve::new(r.clone());
     let mut keeps = |app: &str, line: &str, trace: &str| {
         let metadata = Labels::from_pairs([("trace_id", trace)]);
-        let entry =
-            Entry { timestamp: 7, received: Entry::OF_BLOCK, line: line.as_bytes(), metadata: metadata.as_ref() };
+        let entry = Entry {
+            timestamp: 7,
+            received: Entry::OF_BLOCK,
+            line: line.as_bytes(),
+            metadata: metadata.as_ref(),
+        };
         match r.stream(&BLOCK, labels(app).as_ref(), 0, 9) {
             Keep::Rows(rules) => sieve.keeps(&rules, &labels(app), entry),
             keep => keep == Keep::All,
@@ -116,7 +120,9 @@ fn what_is_no_log_query_is_refused() {
         let rule = DeleteRule { generation: 1, accepted: 0, range: TimeRange::ALL, query: query.into() };
         Delete::compile(rule).unwrap_err().message
     };
-    for query in ["", "not a query", r#"{app="a"} |~ "(""#, r#"rate({app="a"}[5m])"#, r#"{app="a"}[5m]"#, "{app=}"] {
+    for query in
+        ["", "not a query", r#"{app="a"} |~ "(""#, r#"rate({app="a"}[5m])"#, r#"{app="a"}[5m]"#, "{app=}"]
+    {
         let message = error(query);
         assert!(message.starts_with("invalid query expression: "), "{query}: {message}");
     }
@@ -204,12 +210,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 }
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
-    let rule = (
-        prop::option::of(0..2usize),
-        prop::option::of(0..3usize),
-        (0..30i64, 0..20i64),
-        0..10i64,
-    );
+    let rule = (prop::option::of(0..2usize), prop::option::of(0..3usize), (0..30i64, 0..20i64), 0..10i64);
     let rule = rule.prop_map(|(app, line, (start, length), accepted)| Rule {
         app,
         line,

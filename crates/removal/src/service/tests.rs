@@ -29,8 +29,7 @@ fn tenant() -> TenantId {
 
 fn rig() -> Rig {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let catalog =
-        Arc::new(Catalog::new(&CatalogConfig::default(), store, "", &Registry::new()).unwrap());
+    let catalog = Arc::new(Catalog::new(&CatalogConfig::default(), store, "", &Registry::new()).unwrap());
     let lists = Arc::new(DeleteLists::new(catalog.clone()));
     let clock = ManualClock::new(CREATED);
     let service = Service::new(lists.clone(), Arc::new(clock.clone()), PERIOD);
@@ -89,7 +88,8 @@ async fn a_request_goes_from_received_to_processed() {
         data_change: true,
     };
     let base = rig.catalog.snapshot(&tenant()).await.unwrap();
-    let base = rig.catalog.commit_rewrite(&tenant(), &rewrite(base, "one", block("one-d", 300, 1))).await.unwrap();
+    let base =
+        rig.catalog.commit_rewrite(&tenant(), &rewrite(base, "one", block("one-d", 300, 1))).await.unwrap();
     assert_eq!(rig.progress(&id).await, DeleteProgress::Percent(75));
     let error = rig.service.cancel(&tenant(), &id, false).await.unwrap_err();
     assert!(error.message.starts_with("Unable to cancel partially completed"), "{error}");
@@ -124,7 +124,10 @@ async fn cancelled_requests_are_gone() {
     assert_eq!(rig.service.list(&tenant()).await.unwrap(), []);
     assert_eq!(rig.service.generation(&tenant()).await.unwrap(), 2);
     let error = rig.service.cancel(&tenant(), &id, false).await.unwrap_err();
-    assert_eq!((error.kind, &*error.message), (Kind::NotFound, "could not find delete request with given id"));
+    assert_eq!(
+        (error.kind, &*error.message),
+        (Kind::NotFound, "could not find delete request with given id")
+    );
 }
 
 #[tokio::test]

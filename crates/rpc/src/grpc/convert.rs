@@ -6,8 +6,8 @@ use skald_model::{
     Digest, Direction, EntryHash, Error, Labels, QueryStats, Result, StreamId, TenantId, TimeRange,
 };
 
-use super::removals::{removals_from, removals_to};
 use super::proto;
+use super::removals::{removals_from, removals_to};
 use crate::frontend::{InstantQuery, MetadataRequest, RangeQuery, Series};
 use crate::ingester::{IdentitiesRequest, StreamInfo, StreamsRequest};
 use crate::querier::{BlockIdentitiesRequest, BlockRef, BlockStreamsRequest, LogTask, MetricTask};

@@ -11,7 +11,7 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use skald_model::TenantId;
 
-use super::commit::{DeletesCommit, Committed, CopiesCommit, FlushCommit, RewriteCommit};
+use super::commit::{Committed, CopiesCommit, DeletesCommit, FlushCommit, RewriteCommit};
 use super::entry::BlockEntry;
 use super::error::{Error, Result};
 use super::maintain::Maintained;

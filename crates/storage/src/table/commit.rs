@@ -241,10 +241,7 @@ impl Intent for DeletesCommit {
         let txns = vec![(DELETES.to_owned(), self.generation)];
         let actions =
             vec![log::commit_info(Operation::Requests, now_ms), log::txn(DELETES, self.generation, now_ms)];
-        Ok((
-            actions,
-            Changes { version: snapshot.version + 1, adds: Vec::new(), removes: Vec::new(), txns },
-        ))
+        Ok((actions, Changes { version: snapshot.version + 1, adds: Vec::new(), removes: Vec::new(), txns }))
     }
 }
 
