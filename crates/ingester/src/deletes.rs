@@ -90,3 +90,94 @@ fn is_crossed(segment: &Segment, delete: &Delete) -> bool {
     let streams = segment.streams().iter().filter(|s| delete.is_about_stream(s.labels.as_ref()));
     streams.flat_map(|s| s.rows.iter()).any(late)
 }
+
+#[cfg(test)]
+mod tests {
+    use skald_model::removal::{DeleteRule, RemovalSpec};
+    use skald_model::{PushStamp, TimeRange};
+    use skald_removal::Removals;
+    use skald_runtime::memory::Memory;
+
+    use super::*;
+    use crate::samples::{Sample, batch, tenant};
+    use crate::segment::HeldBatch;
+
+    /// A segment of pushes: the second of each and its entries.
+    fn segment(pushes: &[(i64, &[(&str, &[Sample<'_>])])]) -> Arc<Segment> {
+        let mut segment = Segment::new(true);
+        for (i, (second, streams)) in pushes.iter().enumerate() {
+            let reservation = Memory::new(1 << 20).try_reserve(1).unwrap();
+            let held = batch(&tenant("t"), streams);
+            segment.insert(HeldBatch::new(
+                held,
+                i as u64 + 1,
+                PushStamp::unnumbered(*second),
+                reservation,
+            ));
+        }
+        Arc::new(segment)
+    }
+
+    fn rule(generation: u64, accepted: i64, query: &str) -> DeleteRule {
+        DeleteRule { generation, accepted, range: TimeRange::new(0, 100), query: query.into() }
+    }
+
+    fn at(done: &[DeleteRule], pending: &[DeleteRule]) -> AtFlush {
+        let spec = RemovalSpec { generation: 9, deletes: done.to_vec(), ..RemovalSpec::default() };
+        AtFlush {
+            generation: 9,
+            done: Arc::new(Removals::compile(&spec).unwrap()),
+            pending: pending.iter().map(|r| Arc::new(Delete::compile(r.clone()).unwrap())).collect(),
+        }
+    }
+
+    /// The lines of each part.
+    fn lines(parts: &[Arc<Segment>]) -> Vec<Vec<String>> {
+        let line = |p: &Segment, r: &Row| String::from_utf8(p.batches().line(r).to_vec()).unwrap();
+        let of = |p: &Arc<Segment>| {
+            let mut lines: Vec<_> =
+                p.streams().iter().flat_map(|s| s.rows.iter().map(|r| line(p, r))).collect();
+            lines.sort();
+            lines
+        };
+        parts.iter().map(of).collect()
+    }
+
+    const A: &[Sample<'static>] = &[(5, "a secret", ""), (6, "b", "")];
+    const LATE: &[Sample<'static>] = &[(7, "late secret", "")];
+
+    #[test]
+    fn without_requests_nothing_is_copied() {
+        let segment = segment(&[(10, &[("a", A)])]);
+        for at in [None, Some(at(&[], &[])), Some(at(&[rule(1, 50, r#"{app="b"}"#)], &[]))] {
+            let parts = split(&segment, at.as_ref());
+            assert!(parts.len() == 1 && Arc::ptr_eq(&parts[0], &segment));
+        }
+    }
+
+    #[test]
+    fn requests_that_are_final_take_what_came_before_them() {
+        let segment = segment(&[(10, &[("a", A), ("b", A)]), (12, &[("a", LATE)])]);
+        let parts = split(&segment, Some(&at(&[rule(1, 11, r#"{app="a"} |= "secret""#)], &[])));
+        assert_eq!(lines(&parts), [["a secret", "b", "b", "late secret"]]);
+        assert_eq!(parts[0].lsns(), segment.lsns());
+        assert_eq!(parts[0].seconds(), Some((10, 12)));
+        let parts = split(&segment, Some(&at(&[rule(1, 12, "{}")], &[])));
+        assert_eq!(parts.len(), 0, "nothing is left to write");
+    }
+
+    #[test]
+    fn what_came_after_a_request_that_may_be_taken_back_lies_apart() {
+        let segment = segment(&[(10, &[("a", A)]), (12, &[("a", LATE), ("b", A)]), (14, &[("a", &[(8, "z", "")])])]);
+        let query = r#"{app="a"} |= "secret""#;
+        let parts = split(&segment, Some(&at(&[], &[rule(1, 11, query), rule(2, 12, query), rule(3, 99, query)])));
+        assert_eq!(
+            lines(&parts),
+            [vec!["a secret", "b"], vec!["a secret", "b", "late secret"], vec!["z"]]
+        );
+        let seconds: Vec<_> = parts.iter().map(|p| p.seconds()).collect();
+        assert_eq!(seconds, [Some((10, 10)), Some((12, 12)), Some((14, 14))]);
+        // Nothing of the stream came later: one block does.
+        assert_eq!(split(&segment, Some(&at(&[], &[rule(1, 12, r#"{app="b"}"#)]))).len(), 1);
+    }
+}
