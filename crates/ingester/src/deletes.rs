@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skald_model::{Result, TenantId, TenantLimits};
-use skald_removal::{AtFlush, Delete, DeleteLists, Keep};
+use skald_removal::{AtFlush, Delete, DeleteLists, Keep, Loaded};
 use skald_runtime::Clock;
 
 use crate::query::Removing;
@@ -35,14 +35,23 @@ impl FlushDeletes {
     /// What this process knows of the table is new enough: the flush has looked at it after the segment was sealed, and
     /// a request that came later is about all of the segment, which the block then tells.
     pub(crate) async fn at(&self, tenant: &TenantId) -> Result<Option<AtFlush>> {
+        let Some(loaded) = self.loaded(tenant).await? else { return Ok(None) };
+        let limits = self.limits.of(tenant);
+        Ok(Some(AtFlush::new(&loaded, &limits, self.clock.now(), self.cancel_period)))
+    }
+
+    /// The second of the newest request that is no longer remembered; 0 when none was forgotten.
+    pub(crate) async fn forgotten(&self, tenant: &TenantId) -> Result<i64> {
+        Ok(self.loaded(tenant).await?.map_or(0, |loaded| loaded.list.forgotten))
+    }
+
+    async fn loaded(&self, tenant: &TenantId) -> Result<Option<Arc<Loaded>>> {
         let catalog = self.lists.catalog();
         let snapshot = match catalog.cached(tenant) {
             Some(known) => known,
             None => catalog.snapshot(tenant).await?,
         };
-        let Some(loaded) = self.lists.at(tenant, &snapshot).await? else { return Ok(None) };
-        let limits = self.limits.of(tenant);
-        Ok(Some(AtFlush::new(&loaded, &limits, self.clock.now(), self.cancel_period)))
+        self.lists.at(tenant, &snapshot).await
     }
 }
 
@@ -108,12 +117,7 @@ mod tests {
         for (i, (second, streams)) in pushes.iter().enumerate() {
             let reservation = Memory::new(1 << 20).try_reserve(1).unwrap();
             let held = batch(&tenant("t"), streams);
-            segment.insert(HeldBatch::new(
-                held,
-                i as u64 + 1,
-                PushStamp::unnumbered(*second),
-                reservation,
-            ));
+            segment.insert(HeldBatch::new(held, i as u64 + 1, PushStamp::unnumbered(*second), reservation));
         }
         Arc::new(segment)
     }
@@ -168,13 +172,12 @@ mod tests {
 
     #[test]
     fn what_came_after_a_request_that_may_be_taken_back_lies_apart() {
-        let segment = segment(&[(10, &[("a", A)]), (12, &[("a", LATE), ("b", A)]), (14, &[("a", &[(8, "z", "")])])]);
+        let segment =
+            segment(&[(10, &[("a", A)]), (12, &[("a", LATE), ("b", A)]), (14, &[("a", &[(8, "z", "")])])]);
         let query = r#"{app="a"} |= "secret""#;
-        let parts = split(&segment, Some(&at(&[], &[rule(1, 11, query), rule(2, 12, query), rule(3, 99, query)])));
-        assert_eq!(
-            lines(&parts),
-            [vec!["a secret", "b"], vec!["a secret", "b", "late secret"], vec!["z"]]
-        );
+        let parts =
+            split(&segment, Some(&at(&[], &[rule(1, 11, query), rule(2, 12, query), rule(3, 99, query)])));
+        assert_eq!(lines(&parts), [vec!["a secret", "b"], vec!["a secret", "b", "late secret"], vec!["z"]]);
         let seconds: Vec<_> = parts.iter().map(|p| p.seconds()).collect();
         assert_eq!(seconds, [Some((10, 10)), Some((12, 12)), Some((14, 14))]);
         // Nothing of the stream came later: one block does.

@@ -96,6 +96,13 @@ impl Table for DeltaTable {
         Ok(Standing { version: snapshot.version, committed })
     }
 
+    async fn forgotten(&self, tenant: &TenantId) -> Result<i64> {
+        match &self.deletes {
+            Some(deletes) => deletes.forgotten(tenant).await,
+            None => Ok(0),
+        }
+    }
+
     async fn commit(&self, tenant: &TenantId, part: &Part, committing: &(dyn Fn() + Sync)) -> Result<i64> {
         let (_, last) = part.segment.lsns().ok_or_else(|| Error::internal("an empty segment was sealed"))?;
         let built = self.build(tenant, part, None).await?;

@@ -22,6 +22,7 @@ mod instance;
 mod log;
 pub mod metrics;
 pub mod patterns;
+mod quarantine;
 mod query;
 mod replay;
 pub mod replicas;

@@ -33,6 +33,12 @@ pub trait Table: Send + Sync + 'static {
     /// How far the tenant's table has come; at least as new as when this was called.
     async fn standing(&self, tenant: &TenantId) -> Result<Standing>;
 
+    /// The second of the newest delete request of the tenant that is no longer remembered; 0 when none was forgotten.
+    /// What was received until then may be deleted without anybody knowing.
+    async fn forgotten(&self, _tenant: &TenantId) -> Result<i64> {
+        Ok(0)
+    }
+
     /// Writes the part and commits it, with the segment's last LSN as the mark of how far the ingester has come. Returns
     /// a version that has it.
     ///

@@ -201,7 +201,8 @@ fn expired_entries_are_not_seen() {
     server.push(&[(old, "old"), (new, "new")]);
     push(&server, "old", &[(old, "x")]);
     push(&server, "kept", &[(old, "y")]);
-    let apps_left = || (vec!["kept".to_owned(), "test".to_owned()], vec!["kept".to_owned(), "test".to_owned()]);
+    let apps_left =
+        || (vec!["kept".to_owned(), "test".to_owned()], vec!["kept".to_owned(), "test".to_owned()]);
     let lines = |server: &Server| {
         let selector = encode(r#"{app=~".+"}"#);
         let (status, body) =
