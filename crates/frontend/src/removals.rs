@@ -63,3 +63,6 @@ pub(crate) fn spec_of_block(
     let concerned = rules.as_ref().is_some_and(|r| r.block(block) != Concern::Nothing);
     if concerned { of_all.clone() } else { None }
 }
+
+#[cfg(test)]
+mod tests;

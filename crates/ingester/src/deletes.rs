@@ -111,8 +111,11 @@ mod tests {
     use crate::samples::{Sample, batch, tenant};
     use crate::segment::HeldBatch;
 
-    /// A segment of pushes: the second of each and its entries.
-    fn segment(pushes: &[(i64, &[(&str, &[Sample<'_>])])]) -> Arc<Segment> {
+    /// The second of a push, and its entries by stream.
+    type Push<'a> = (i64, &'a [(&'a str, &'a [Sample<'a>])]);
+
+    /// A segment of pushes.
+    fn segment(pushes: &[Push<'_>]) -> Arc<Segment> {
         let mut segment = Segment::new(true);
         for (i, (second, streams)) in pushes.iter().enumerate() {
             let reservation = Memory::new(1 << 20).try_reserve(1).unwrap();

@@ -1,6 +1,6 @@
 //! Goal: whatever is deleted or has expired, each kind of task sees the rest and nothing else. Method: random blocks, of
 //! which two may hold a stream over the same times, and random rules, against a model that looks at every row.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

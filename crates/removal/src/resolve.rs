@@ -1,7 +1,6 @@
 //! What a tenant's queries must not see at one version of its table.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use skald_model::limits::DeletionMode;
 use skald_model::{Error, Limits, Result, Retention, TenantId, TenantLimits, Timestamp};
@@ -15,9 +14,19 @@ pub struct Resolver {
     lists: Arc<DeleteLists>,
     limits: Arc<dyn TenantLimits>,
     retention_enabled: bool,
-    /// Rules as they were compiled last, with the limits that they are of.
-    compiled: Mutex<HashMap<TenantId, (Arc<Limits>, Arc<Retention>)>>,
+    compiled: moka::sync::Cache<TenantId, Compiled>,
 }
+
+/// Rules as they were compiled last.
+#[derive(Clone)]
+struct Compiled {
+    /// The limits that they are of.
+    of: Arc<Limits>,
+    rules: Arc<Retention>,
+}
+
+/// Tenants whose rules are kept compiled.
+const COMPILED_MAX: u64 = 1024;
 
 impl std::fmt::Debug for Resolver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -29,7 +38,7 @@ impl Resolver {
     /// A resolver of the requests beside the tables of `catalog` and the rules in `limits`.
     pub fn new(catalog: Arc<Catalog>, limits: Arc<dyn TenantLimits>, retention_enabled: bool) -> Self {
         let lists = Arc::new(DeleteLists::new(catalog));
-        Self { lists, limits, retention_enabled, compiled: Mutex::default() }
+        Self { lists, limits, retention_enabled, compiled: moka::sync::Cache::new(COMPILED_MAX) }
     }
 
     /// The requests.
@@ -75,16 +84,15 @@ impl Resolver {
         if !self.retention_enabled || (limits.retention_period == 0 && limits.retention_stream.is_empty()) {
             return Ok(Arc::default());
         }
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, rules)) = compiled.get(tenant)
-            && Arc::ptr_eq(of, limits)
+        if let Some(known) = self.compiled.get(tenant)
+            && Arc::ptr_eq(&known.of, limits)
         {
-            return Ok(rules.clone());
+            return Ok(known.rules);
         }
         let rules = Retention::of(limits)
             .map_err(|e| Error::internal(format!("the limits of tenant {tenant} cannot be used: {e}")))?;
         let rules = Arc::new(rules);
-        compiled.insert(tenant.clone(), (limits.clone(), rules.clone()));
+        self.compiled.insert(tenant.clone(), Compiled { of: limits.clone(), rules: rules.clone() });
         Ok(rules)
     }
 }

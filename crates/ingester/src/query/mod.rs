@@ -14,6 +14,8 @@ mod streams;
 mod volumes;
 
 #[cfg(test)]
+mod removal_tests;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use identities::identities;
