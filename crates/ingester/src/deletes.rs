@@ -45,6 +45,22 @@ impl FlushDeletes {
         Ok(self.loaded(tenant).await?.map_or(0, |loaded| loaded.list.forgotten))
     }
 
+    /// The newest second with a request, of those from `from` on and before `to`.
+    pub(crate) fn between(&self, tenant: &TenantId, from: i64, to: i64) -> Option<i64> {
+        let known = self.lists.newest(tenant)?;
+        let before = known.accepted.partition_point(|second| *second < to);
+        known.accepted[..before].last().copied().filter(|second| *second >= from)
+    }
+
+    /// Reads the requests if they are older than `generation`.
+    pub(crate) async fn learn(&self, tenant: &TenantId, generation: u64) -> Result<()> {
+        if self.lists.newest(tenant).is_some_and(|known| known.list.generation >= generation) {
+            return Ok(());
+        }
+        let snapshot = self.lists.catalog().snapshot(tenant).await?;
+        self.lists.at(tenant, &snapshot).await.map(drop)
+    }
+
     async fn loaded(&self, tenant: &TenantId) -> Result<Option<Arc<Loaded>>> {
         let catalog = self.lists.catalog();
         let snapshot = match catalog.cached(tenant) {

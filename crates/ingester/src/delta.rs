@@ -103,6 +103,17 @@ impl Table for DeltaTable {
         }
     }
 
+    fn delete_between(&self, tenant: &TenantId, from: i64, to: i64) -> Option<i64> {
+        self.deletes.as_ref()?.between(tenant, from, to)
+    }
+
+    async fn learn_deletes(&self, tenant: &TenantId, generation: u64) -> Result<()> {
+        match &self.deletes {
+            Some(deletes) => deletes.learn(tenant, generation).await,
+            None => Ok(()),
+        }
+    }
+
     async fn commit(&self, tenant: &TenantId, part: &Part, committing: &(dyn Fn() + Sync)) -> Result<i64> {
         let (_, last) = part.segment.lsns().ok_or_else(|| Error::internal("an empty segment was sealed"))?;
         let built = self.build(tenant, part, None).await?;

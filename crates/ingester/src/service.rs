@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prometheus::Registry;
 use skald_model::time::SECOND;
-use skald_model::{EntryHash, Error, GroupVolume, PushStamp, Result, StreamId, TenantId, TenantLimits};
+use skald_model::{
+    EntryHash, Error, GroupVolume, PushStamp, RemovalSpec, Result, StreamId, TenantId, TenantLimits,
+};
 use skald_rpc::ingester::{
     HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamsRequest, VolumesRequest,
 };
@@ -155,6 +157,15 @@ impl Ingester {
         self.instance.release();
     }
 
+    /// Takes note of delete requests that a query brings, so that what comes after them is kept apart. Best done at once,
+    /// but no query waits long or fails for it.
+    async fn learn_deletes(&self, tenant: &TenantId, removals: Option<&Arc<RemovalSpec>>) {
+        let Some(removals) = removals else { return };
+        if let Err(error) = self.core.table.learn_deletes(tenant, removals.generation).await {
+            tracing::debug!(%tenant, %error, "failed to learn of delete requests; the next flush does");
+        }
+    }
+
     /// Refuses stamps that no clock nearly right can have made: by them replicas decide when to write what they have.
     fn check_stamp(&self, stamp: &PushStamp) -> Result<()> {
         let own = self.core.clock.now().div_euclid(SECOND);
@@ -213,6 +224,7 @@ impl skald_rpc::Ingester for Ingester {
     }
 
     async fn query_logs(&self, task: LogTask) -> Result<LogResult> {
+        self.learn_deletes(&task.tenant, task.removals.as_ref()).await;
         let query = query::parse_log(&task.query)?;
         let segments = self.core.cut(&task.tenant, task.version).await?;
         if segments.is_empty() || task.range.is_empty() {
@@ -229,6 +241,7 @@ impl skald_rpc::Ingester for Ingester {
     }
 
     async fn query_metric(&self, task: MetricTask) -> Result<MetricResult> {
+        self.learn_deletes(&task.tenant, task.removals.as_ref()).await;
         let query = query::parse_metric(&task.query)?;
         let segments = self.core.cut(&task.tenant, task.version).await?;
         let mut share = self.query_memory.share();

@@ -14,7 +14,7 @@ use skald_model::{Error, Result, TenantId, Timestamp};
 use skald_storage::table::{Catalog, Snapshot};
 
 use crate::removals::Delete;
-use crate::requests::DeleteList;
+use crate::requests::{DeleteList, DeleteRequest};
 
 /// Lists of so many tenants are kept in memory.
 const LISTS_MAX: u64 = 1024;
@@ -28,6 +28,8 @@ const KEPT: u64 = 64;
 pub struct DeleteLists {
     catalog: Arc<Catalog>,
     known: moka::sync::Cache<(TenantId, u64), Arc<Loaded>>,
+    /// The newest list that this process has read of each tenant.
+    newest: moka::sync::Cache<TenantId, Arc<Loaded>>,
 }
 
 /// A list, and its requests compiled.
@@ -37,6 +39,8 @@ pub struct Loaded {
     pub list: DeleteList,
     /// Its requests, in the same order.
     pub deletes: Vec<Arc<Delete>>,
+    /// The seconds in which they were accepted, sorted.
+    pub accepted: Vec<i64>,
 }
 
 /// A change of a list: the next one, or `None` to leave it, and what to return.
@@ -45,14 +49,18 @@ pub type Change<T> = (Option<DeleteList>, T);
 impl Loaded {
     fn new(list: DeleteList) -> Result<Self> {
         let deletes = list.requests.iter().map(|r| Delete::compile(r.rule()).map(Arc::new));
-        Ok(Self { deletes: deletes.collect::<Result<_>>()?, list })
+        let mut accepted: Vec<i64> = list.requests.iter().map(DeleteRequest::accepted).collect();
+        accepted.sort_unstable();
+        accepted.dedup();
+        Ok(Self { deletes: deletes.collect::<Result<_>>()?, list, accepted })
     }
 }
 
 impl DeleteLists {
     /// The lists beside the tables of `catalog`.
     pub fn new(catalog: Arc<Catalog>) -> Self {
-        Self { catalog, known: moka::sync::Cache::new(LISTS_MAX) }
+        let (known, newest) = (moka::sync::Cache::new(LISTS_MAX), moka::sync::Cache::new(LISTS_MAX));
+        Self { catalog, known, newest }
     }
 
     /// The tables.
@@ -66,6 +74,11 @@ impl DeleteLists {
             0 => Ok(None),
             generation => self.load(tenant, generation).await.map(Some),
         }
+    }
+
+    /// The newest requests of a tenant that this process has seen lately, without a look at the store.
+    pub fn newest(&self, tenant: &TenantId) -> Option<Arc<Loaded>> {
+        self.newest.get(tenant)
     }
 
     /// Changes the requests of a tenant. `change` gets the newest list and the snapshot that it belongs to, and may be
@@ -85,7 +98,7 @@ impl DeleteLists {
             // Another's list is made to count, too: it may have died before it could do that.
             self.catalog.commit_deletes(tenant, generation).await?;
             if is_ours {
-                self.known.insert((tenant.clone(), generation), Arc::new(Loaded::new(next)?));
+                self.keep(tenant, Arc::new(Loaded::new(next)?));
                 self.forget(tenant, generation).await;
                 return Ok(value);
             }
@@ -118,8 +131,16 @@ impl DeleteLists {
         };
         let list = DeleteList::parse(&bytes).map_err(|e| damaged(&e))?;
         let loaded = Arc::new(Loaded::new(list).map_err(|e| damaged(&e))?);
-        self.known.insert(key, loaded.clone());
+        self.keep(tenant, loaded.clone());
         Ok(loaded)
+    }
+
+    fn keep(&self, tenant: &TenantId, loaded: Arc<Loaded>) {
+        let generation = loaded.list.generation;
+        self.known.insert((tenant.clone(), generation), loaded.clone());
+        if self.newest.get(tenant).is_none_or(|known| known.list.generation < generation) {
+            self.newest.insert(tenant.clone(), loaded);
+        }
     }
 
     /// Whether the list that lies under its number now is this one.

@@ -65,7 +65,7 @@ impl Resolver {
         if loaded.is_none() && retention.is_empty() && !sized {
             return Ok(None);
         }
-        let Loaded { list, deletes } = &*loaded.unwrap_or_default();
+        let Loaded { list, deletes, accepted: _ } = &*loaded.unwrap_or_default();
         let mut removals = Removals::new(list.generation, deletes.clone(), &retention, now);
         if sized {
             removals = removals.with_size(snapshot.blocks.iter().map(|b| &**b), limits.retention_bytes);

@@ -134,6 +134,25 @@ fn deleted_entries_are_not_seen_and_later_ones_are() {
     assert_eq!((status, &*text), (404, "could not find delete request with given id\n"));
 }
 
+/// Who deletes something by mistake sends it again.
+#[test]
+fn an_exact_copy_that_comes_later_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let t = now() - 60 * SECOND;
+    server.push(&[(t, "one"), (t + 1, "two")]);
+    delete(&server, "{}");
+    next_second();
+    server.push(&[(t + 1, "two")]);
+    assert_eq!(server.lines(), ["two"]);
+    server.kill();
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(server.lines(), ["two"], "the log tells them apart, too");
+    flush(&server);
+    assert_eq!(server.lines(), ["two"]);
+    assert_eq!(counts(&server).0, "1");
+}
+
 #[test]
 fn what_can_no_longer_be_taken_back_is_not_written_at_all() {
     let dir = tempfile::tempdir().unwrap();
