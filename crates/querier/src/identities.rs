@@ -19,7 +19,7 @@ pub(crate) async fn run(
     request: BlockIdentitiesRequest,
 ) -> Result<Vec<(StreamId, EntryHash)>> {
     let BlockIdentitiesRequest { tenant, blocks, range, streams, removals } = request;
-    let removals = removals::compile(removals.as_ref())?;
+    let removals = querier.removals.compile(removals.as_ref())?;
     let wanted: HashSet<StreamId> = streams.into_iter().collect();
     let everything = PreparedPredicate::all();
     let mut found = HashSet::new();

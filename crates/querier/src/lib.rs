@@ -56,6 +56,7 @@ pub struct Querier {
     blocks: Blocks,
     pool: ScanPool,
     memory: QueryMemory,
+    removals: skald_removal::Told,
 }
 
 impl Querier {
@@ -71,6 +72,7 @@ impl Querier {
             blocks: Blocks::new(catalog, config.block_cache_bytes, config.fetch_bytes_max, caches),
             pool: ScanPool::new(config.max_concurrent),
             memory,
+            removals: skald_removal::Told::default(),
         })
     }
 }
@@ -115,7 +117,7 @@ impl skald_rpc::Querier for Querier {
 
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>> {
         let selectors = parse_selectors(&request.selectors)?;
-        let removals = removals::compile(request.removals.as_ref())?;
+        let removals = self.removals.compile(request.removals.as_ref())?;
         let mut all = Vec::new();
         for block in &request.blocks {
             let source = removals::source(block);
@@ -137,7 +139,7 @@ impl skald_rpc::Querier for Querier {
         let BlockVolumesRequest { streams, spec } = request;
         let BlockStreamsRequest { tenant, blocks, range, selectors, removals } = streams;
         let selectors = parse_selectors(&selectors)?;
-        let removals = removals::compile(removals.as_ref())?;
+        let removals = self.removals.compile(removals.as_ref())?;
         let mut all = VolumeCollector::new(spec, range);
         for block in &blocks {
             let source = removals::source(block);

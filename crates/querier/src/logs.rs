@@ -37,7 +37,7 @@ enum Stages {
 pub(crate) async fn run(querier: &Querier, task: LogTask) -> Result<LogResult> {
     let query = LogQuery::compile(&crate::parse_log(&task.query)?);
     let predicate = PreparedPredicate::new(&query.predicate);
-    let removals = removals::compile(task.removals.as_ref())?;
+    let removals = querier.removals.compile(task.removals.as_ref())?;
     let compiled = Arc::new(Compiled { query, predicate, removals });
     let mut merger = LogMerger::new(task.direction, task.limit);
     let mut stats = QueryStats::default();

@@ -40,7 +40,7 @@ pub(crate) async fn run(querier: &Querier, task: MetricTask) -> Result<MetricRes
         Expr::Log(_) => return Err(Error::invalid("a log query came as a metric task")),
     };
     let steps = Steps::range(task.start, task.end, task.step);
-    let removals = removals::compile(task.removals.as_ref())?;
+    let removals = querier.removals.compile(task.removals.as_ref())?;
     let mut stats = QueryStats::default();
     let mut states = Vec::new();
     // The merged state, and those that are finished.

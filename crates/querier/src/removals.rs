@@ -3,17 +3,12 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use skald_model::{Labels, LabelsRef, RemovalSpec, Result, TimeRange, Timestamp};
+use skald_model::{Labels, LabelsRef, Result, TimeRange, Timestamp};
 use skald_removal::{Entry, Keep, Removals, RowRules, Sieve, Source};
 use skald_rpc::querier::BlockRef;
 use skald_storage::block::StreamInfo;
 
 use crate::blocks::Block;
-
-/// The rules that a task came with; `None` when there are none.
-pub(crate) fn compile(spec: Option<&Arc<RemovalSpec>>) -> Result<Option<Arc<Removals>>> {
-    spec.map(|spec| Removals::compile(spec).map(Arc::new)).transpose()
-}
 
 /// The source that a block is.
 pub(crate) fn source(block: &BlockRef) -> Source {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use prometheus::Registry;
 use skald_model::{Error, Result, TenantId};
 use skald_rpc::deletes::{DeleteProgress, DeleteRequests, DeleteStatus, NewDelete};
 use skald_runtime::Clock;
 use skald_storage::table::Snapshot;
 
 use crate::lists::DeleteLists;
+use crate::metrics::Metrics;
 use crate::removals::Delete;
 use crate::requests::{DeleteRequest, QUERY_BYTES_MAX, nanos};
 
@@ -18,12 +20,21 @@ pub struct Service {
     lists: Arc<DeleteLists>,
     clock: Arc<dyn Clock>,
     cancel_period: Duration,
+    metrics: Metrics,
 }
 
 impl Service {
     /// A service over `lists`; requests can be taken back for `cancel_period`.
-    pub fn new(lists: Arc<DeleteLists>, clock: Arc<dyn Clock>, cancel_period: Duration) -> Self {
-        Self { lists, clock, cancel_period }
+    ///
+    /// # Errors
+    /// When the registry holds metrics of the same names already.
+    pub fn new(
+        lists: Arc<DeleteLists>,
+        clock: Arc<dyn Clock>,
+        cancel_period: Duration,
+        registry: &Registry,
+    ) -> prometheus::Result<Self> {
+        Ok(Self { lists, clock, cancel_period, metrics: Metrics::new(registry)? })
     }
 }
 
@@ -47,6 +58,7 @@ impl DeleteRequests for Service {
         // Says what is wrong with the query before anything is written.
         Delete::compile(request.rule())?;
         self.lists.update(&tenant, |loaded, _| Ok((loaded.list.with(request.clone(), created)?, ()))).await?;
+        self.metrics.received.with_label_values(&[tenant.as_str()]).inc();
         tracing::info!(%tenant, delete_request_id = id, query = request.query, start, end, "delete request added");
         Ok(id)
     }
@@ -85,6 +97,7 @@ impl DeleteRequests for Service {
             Ok((Some(loaded.list.without(id, force, now, is_begun)?), ()))
         };
         self.lists.update(tenant, change).await?;
+        self.metrics.cancelled.with_label_values(&[tenant.as_str()]).inc();
         tracing::info!(%tenant, delete_request_id = id, "delete request cancelled");
         Ok(())
     }

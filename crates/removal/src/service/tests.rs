@@ -32,7 +32,7 @@ fn rig() -> Rig {
     let catalog = Arc::new(Catalog::new(&CatalogConfig::default(), store, "", &Registry::new()).unwrap());
     let lists = Arc::new(DeleteLists::new(catalog.clone()));
     let clock = ManualClock::new(CREATED);
-    let service = Service::new(lists.clone(), Arc::new(clock.clone()), PERIOD);
+    let service = Service::new(lists.clone(), Arc::new(clock.clone()), PERIOD, &Registry::new()).unwrap();
     Rig { catalog, lists, service, clock }
 }
 

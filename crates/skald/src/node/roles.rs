@@ -162,7 +162,8 @@ impl Roles {
                 lists.clone(),
                 clock.clone(),
                 removal.delete_request_cancel_period,
-            )),
+                registry,
+            )?),
             max_interval: removal.delete_max_interval,
         };
         let mut ingester = None;
