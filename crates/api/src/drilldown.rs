@@ -13,13 +13,9 @@ use crate::tenant::tenant;
 pub(crate) async fn limits(State(state): State<StatusState>, request: Request) -> Result<Response, ApiError> {
     let tenant = tenant(request.headers(), &state.config)?;
     let limits = state.limits.of(&tenant);
-    let mut all = serde_json::to_value(&*limits).map_err(|e| {
+    let all = serde_json::to_value(&*limits).map_err(|e| {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to write limits: {e}"))
     })?;
-    // Nothing is deleted by age, which Loki tells so.
-    if let Some(all) = all.as_object_mut() {
-        all.entry("retention_period").or_insert_with(|| 0.into());
-    }
     let published: Map<String, Value> = limits
         .tenant_limits_allow_publish
         .iter()

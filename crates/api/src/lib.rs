@@ -11,6 +11,7 @@ pub mod auth;
 pub mod body;
 pub mod cluster;
 pub mod config;
+pub mod deletes;
 mod drilldown;
 pub mod error;
 mod metrics;
@@ -23,5 +24,6 @@ mod tail;
 mod tenant;
 
 pub use config::Config;
+pub use deletes::Deletes;
 pub use router::{ApiDeps, router};
 pub use status::{Flush, Node};

@@ -18,6 +18,7 @@ use tower_http::compression::predicate::SizeAbove;
 use crate::auth::{self, Auth};
 use crate::cluster::{self, ClusterState, Lifecycle, LifecycleState, Members};
 use crate::config::Config;
+use crate::deletes::{self, DeleteState, Deletes};
 use crate::drilldown;
 use crate::error::ApiError;
 use crate::metrics::{Metrics, Route, observe};
@@ -43,6 +44,8 @@ pub struct ApiDeps {
     pub distributor: Option<Arc<dyn Distributor>>,
     /// Answers queries.
     pub frontend: Option<Arc<dyn QueryFrontend>>,
+    /// Takes delete requests.
+    pub deletes: Option<Deletes>,
     /// Flushes on request.
     pub flush: Option<Arc<dyn Flush>>,
     /// The members of the cluster, to be shown.
@@ -71,6 +74,7 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
         limits,
         distributor,
         frontend,
+        deletes,
         flush,
         members,
         lifecycle,
@@ -92,6 +96,10 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
             otlp_rules: Arc::default(),
         };
         routes = with_push(routes, &push);
+    }
+    if let Some(deletes) = deletes {
+        let (config, clock, limits) = (config.clone(), clock.clone(), limits.clone());
+        routes = with_deletes(routes, &DeleteState { config, clock, limits, deletes });
     }
     if let Some(frontend) = frontend {
         let (config, clock) = (config.clone(), clock.clone());
@@ -273,6 +281,16 @@ fn with_exploring(routes: Routes, state: &QueryState) -> Routes {
             "loki_api_v1_detected_field_name_values",
             get(detected::field_values).post(detected::field_values).with_state(s()),
         )
+}
+
+fn with_deletes(routes: Routes, state: &DeleteState) -> Routes {
+    let s = || state.clone();
+    let methods = get(deletes::list).post(deletes::add).put(deletes::add).delete(deletes::cancel);
+    routes.add("/loki/api/v1/delete", "loki_api_v1_delete", methods.with_state(s())).add(
+        "/loki/api/v1/cache/generation_numbers",
+        "loki_api_v1_cache_generation_numbers",
+        get(deletes::generation).with_state(s()),
+    )
 }
 
 fn with_flush(routes: Routes, state: FlushState) -> Routes {

@@ -9,6 +9,7 @@ use skald_rpc::ingester::StreamInfo;
 use skald_storage::table::Snapshot;
 use std::sync::Arc;
 
+use crate::removals::Rules;
 use crate::replicas::Replicas;
 use crate::{Frontend, metadata};
 
@@ -32,6 +33,7 @@ impl Frontend {
         range: TimeRange,
         replicas: &Arc<Replicas>,
         snapshot: &Arc<Snapshot>,
+        rules: &Rules,
     ) -> Result<()> {
         let limits = self.limits.of(tenant);
         let bytes = snapshot
@@ -44,7 +46,8 @@ impl Frontend {
         }
         let request =
             MetadataRequest { tenant: tenant.clone(), range, selectors: vec![selector.to_string()] };
-        let found = metadata::find_at(self, &request, replicas.clone(), snapshot.clone()).await?;
+        let found =
+            metadata::find_at(self, &request, replicas.clone(), snapshot.clone(), rules.clone()).await?;
         check_bytes(bytes_of(&found.memory) + bytes_of(found.table_streams()), &limits)
     }
 }

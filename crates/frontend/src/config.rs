@@ -26,6 +26,8 @@ pub struct Config {
     /// Tasks that a querier gets from this frontend at a time. Beyond it they go to the next querier; when all have so
     /// many, tasks wait, and tenants take turns. More keeps queriers busy while the store is slow, less is fairer.
     pub max_tasks_per_querier: usize,
+    /// Whether anything expires by age or size.
+    pub retention_enabled: bool,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             ingester_timeout: Duration::from_secs(10),
             max_outstanding_per_tenant: 2048,
             max_tasks_per_querier: 32,
+            retention_enabled: false,
         }
     }
 }

@@ -13,7 +13,7 @@ use skald_logql::metric::{MetricQuery, Steps};
 use skald_model::ring::RingMember;
 use skald_model::{
     Chunk, Digest, EntryHash, EntryLabels, Error, GroupVolume, Labels, LabelsRef, Limits, LogEntry,
-    LogMerger, Result, Selector, StreamId, TenantId, TimeRange, VolumeCollector,
+    LogMerger, RemovalSpec, Result, Selector, StreamId, TenantId, TimeRange, VolumeCollector,
 };
 use skald_rpc::ingester::{
     HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamInfo, StreamsRequest, VolumesRequest,
@@ -142,6 +142,21 @@ fn first(items: impl IntoIterator<Item = Item>, task: &LogTask) -> LogResult {
     LogResult { entries: merger.finish().0, ..LogResult::default() }
 }
 
+/// What a member was told beside a question: which blocks, and what must not be seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) blocks: usize,
+    pub(crate) removals: Option<Arc<RemovalSpec>>,
+}
+
+impl Told {
+    /// How many blocks, and the generations of the deletes.
+    pub(crate) fn summary(&self) -> (usize, Vec<u64>) {
+        let deletes = self.removals.iter().flat_map(|r| &r.deletes);
+        (self.blocks, deletes.map(|d| d.generation).collect())
+    }
+}
+
 /// An ingester.
 #[derive(Default)]
 pub(crate) struct Node {
@@ -161,6 +176,8 @@ pub(crate) struct Node {
     pub(crate) asked: Mutex<Vec<&'static str>>,
     /// Whether it does not tell digests.
     pub(crate) is_silent: bool,
+    /// What it was told with them.
+    pub(crate) told: Mutex<Vec<Told>>,
 }
 
 impl Node {
@@ -190,6 +207,10 @@ impl Node {
         log.iter().take(cut as usize).filter(|i| !covered.contains(i)).copied().collect()
     }
 
+    fn told(&self, removals: &Option<Arc<RemovalSpec>>) {
+        self.told.lock().push(Told { blocks: 0, removals: removals.clone() });
+    }
+
     fn answered(&self) {
         self.log.lock().append(&mut self.arriving.lock());
         self.covered.lock().append(&mut self.settling.lock());
@@ -203,12 +224,14 @@ impl Ingester for Node {
     }
     async fn query_logs(&self, task: LogTask) -> Result<LogResult> {
         self.asked("logs").await?;
+        self.told(&task.removals);
         let result = first(self.held(u64::MAX), &task);
         self.answered();
         Ok(result)
     }
     async fn query_metric(&self, task: MetricTask) -> Result<MetricResult> {
         self.asked("metric").await?;
+        self.told(&task.removals);
         let kept = |i: &Item| !task.skip.contains(&i.id()) && !task.exclude.contains(&(i.id(), i.hash()));
         let cut = task.cut.unwrap_or(u64::MAX);
         let result = evaluate(|| self.held(cut).into_iter().filter(kept).collect(), &task);
@@ -217,6 +240,7 @@ impl Ingester for Node {
     }
     async fn streams(&self, request: StreamsRequest) -> Result<HeldStreams> {
         self.asked("streams").await?;
+        self.told(&request.removals);
         let held = self.held(u64::MAX);
         let cut = self.log.lock().len() as u64;
         let streams = streams(&held, request.range, &request.selectors, !self.is_silent);
@@ -225,6 +249,7 @@ impl Ingester for Node {
     }
     async fn identities(&self, request: IdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
         self.asked("identities").await?;
+        self.told(&request.removals);
         let wanted = |i: &&Item| request.streams.contains(&i.id()) && request.range.contains(i.time);
         let held = self.held(request.cut);
         let found = held.iter().filter(wanted).map(|i| (i.id(), i.hash())).collect();
@@ -271,6 +296,8 @@ pub(crate) struct Blocks {
     pub(crate) asked: Mutex<Vec<&'static str>>,
     /// Every question waits for a permit of it, if there is one.
     pub(crate) gate: Option<Arc<tokio::sync::Semaphore>>,
+    /// What it was told with them.
+    pub(crate) told: Mutex<Vec<Told>>,
 }
 
 impl Blocks {
@@ -283,6 +310,10 @@ impl Blocks {
         if is_down { Err(Error::unavailable("connection refused")) } else { Ok(()) }
     }
 
+    fn told(&self, blocks: &[BlockRef], removals: &Option<Arc<RemovalSpec>>) {
+        self.told.lock().push(Told { blocks: blocks.len(), removals: removals.clone() });
+    }
+
     fn of(&self, blocks: &[BlockRef]) -> BTreeSet<Item> {
         let named = |(path, _): &&(String, Vec<Item>)| blocks.iter().any(|b| *b.path == **path);
         self.blocks.iter().filter(named).flat_map(|(_, items)| items).copied().collect()
@@ -293,20 +324,24 @@ impl Blocks {
 impl Querier for Blocks {
     async fn query_logs(&self, task: LogTask) -> Result<LogResult> {
         self.asked("logs").await?;
+        self.told(&task.blocks, &task.removals);
         Ok(first(self.of(&task.blocks), &task))
     }
     async fn query_metric(&self, task: MetricTask) -> Result<MetricResult> {
         self.asked("metric").await?;
+        self.told(&task.blocks, &task.removals);
         let (own, shards) = (u64::from(task.shard.0), u64::from(task.shard.1));
         let mine = |i: &Item| i.id().0 % shards == own;
         Ok(evaluate(|| self.of(&task.blocks).into_iter().filter(mine).collect(), &task))
     }
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>> {
         self.asked("streams").await?;
+        self.told(&request.blocks, &request.removals);
         Ok(streams(&self.of(&request.blocks), request.range, &request.selectors, false))
     }
     async fn identities(&self, request: BlockIdentitiesRequest) -> Result<Vec<(StreamId, EntryHash)>> {
         self.asked("identities").await?;
+        self.told(&request.blocks, &request.removals);
         let wanted = |i: &&Item| request.streams.contains(&i.id()) && request.range.contains(i.time);
         Ok(self.of(&request.blocks).iter().filter(wanted).map(|i| (i.id(), i.hash())).collect())
     }

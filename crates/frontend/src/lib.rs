@@ -17,6 +17,7 @@ mod patterns;
 mod queriers;
 mod queue;
 mod remembered;
+mod removals;
 mod replicas;
 mod tail;
 mod tenants;
@@ -31,6 +32,7 @@ use skald_cluster::{Topology, View};
 use skald_logql::ast::Expr;
 use skald_logql::syntax::{ParseOptions, canonical, parse_with};
 use skald_model::{Error, Kind, Limits, Result, TenantId, TenantLimits};
+use skald_removal::Resolver;
 use skald_rpc::frontend::{
     DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest, QueryData,
     QueryResponse, RangeQuery, VolumeQuery,
@@ -47,6 +49,7 @@ use crate::metrics::Metrics;
 use crate::queriers::Queriers;
 use crate::queue::Queue;
 use crate::remembered::Cache;
+use crate::removals::Rules;
 use crate::replicas::{Manner, Replicas, Warnings};
 
 /// How often a query starts over because its snapshot has become too old. Each time the newest version is taken, so a
@@ -62,6 +65,7 @@ pub struct Frontend {
     clock: Arc<dyn Clock>,
     memory: QueryMemory,
     remembered: Cache,
+    resolver: Arc<Resolver>,
     metrics: Metrics,
     tail: tail::Settings,
     ingester_timeout: Duration,
@@ -83,6 +87,7 @@ impl Frontend {
         let queue = Queue::new(config.max_outstanding_per_tenant, metrics.queue_length.clone());
         Ok(Self {
             topology,
+            resolver: Arc::new(Resolver::new(catalog.clone(), limits.clone(), config.retention_enabled)),
             catalog,
             limits,
             clock,
@@ -121,7 +126,7 @@ impl Frontend {
         &self,
         tenant: &TenantId,
         warnings: &Warnings,
-        mut attempt: impl FnMut(Arc<Replicas>, Arc<Snapshot>) -> F,
+        mut attempt: impl FnMut(Arc<Replicas>, Arc<Snapshot>, Rules) -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -129,7 +134,10 @@ impl Frontend {
         let mut outcome = Err(Error::internal("a query was not attempted"));
         for _ in 0..SNAPSHOT_ATTEMPTS {
             let replicas = self.replicas(tenant, self.topology.view(), warnings);
-            outcome = attempt(replicas, self.snapshot(tenant).await?).await;
+            let snapshot = self.snapshot(tenant).await?;
+            // With every version come the requests that count at it.
+            let rules = self.resolver.at(tenant, &snapshot, self.clock.now()).await?;
+            outcome = attempt(replicas, snapshot, rules).await;
             match &outcome {
                 Err(e) if e.kind == Kind::SnapshotTooOld => self.metrics.snapshot_too_old.inc(),
                 _ => return outcome,

@@ -13,6 +13,7 @@ use skald_storage::table::{BlockEntry, NO_VERSION, Snapshot};
 
 use crate::Frontend;
 use crate::queriers::Route;
+use crate::removals::{self, Left, Rules};
 use crate::replicas::{Replicas, Warnings};
 
 /// Runs a log query. `text` is the query in the form for tasks, which is read alike whatever the tenant's limits are.
@@ -41,17 +42,23 @@ pub(crate) async fn run(
         version: NO_VERSION,
         blocks: Vec::new(),
         max_bytes: if limits.max_query_bytes_read == 0 { u64::MAX } else { limits.max_query_bytes_read },
+        removals: None,
     };
     let warnings = Warnings::default();
     let page = |task: LogTask| {
-        frontend.at_one_version(&query.tenant, &warnings, move |replicas, snapshot| {
+        frontend.at_one_version(&query.tenant, &warnings, move |replicas, snapshot, rules| {
             let task = LogTask { version: snapshot.version, ..task.clone() };
             async move {
                 let range = task.range;
-                frontend.check_log_bytes(&query.tenant, &expr.selector, range, &replicas, &snapshot).await?;
+                let rules = removals::within(&rules, range);
+                let selector = &expr.selector;
+                frontend
+                    .check_log_bytes(&query.tenant, selector, range, &replicas, &snapshot, &rules)
+                    .await?;
+                let task = LogTask { removals: removals::spec(&rules, range), ..task };
                 let share = frontend.memory.share();
                 let parallelism = limits.max_query_parallelism;
-                collect(frontend, replicas, snapshot, &expr.selector, task, parallelism, share).await
+                collect(frontend, replicas, snapshot, (selector, &rules), task, parallelism, share).await
             }
         })
     };
@@ -150,7 +157,7 @@ async fn collect(
     frontend: &Frontend,
     replicas: Arc<Replicas>,
     snapshot: Arc<Snapshot>,
-    selector: &Selector,
+    (selector, rules): (&Selector, &Rules),
     task: LogTask,
     parallelism: usize,
     mut share: QueryShare,
@@ -170,7 +177,7 @@ async fn collect(
         share.resize(merger.memory_bytes()).await?;
     }
 
-    let mut blocks = BlockQueue::new(&snapshot, selector, task.range, task.direction);
+    let mut blocks = BlockQueue::new(&snapshot, (selector, rules), task.range, task.direction);
     stats.blocks_pruned += blocks.pruned;
     // The answer often lies in the first block alone; where it does not, more are read at a time.
     let mut wave = 1;
@@ -185,6 +192,7 @@ async fn collect(
             let task = LogTask {
                 range,
                 blocks: vec![block_ref(b)],
+                removals: removals::spec_of_block(rules, b, &task.removals),
                 max_bytes: task.max_bytes.saturating_sub(spent),
                 ..task.clone()
             };
@@ -215,7 +223,13 @@ async fn collect(
 
 /// How a task names a block.
 pub(crate) fn block_ref(b: &BlockEntry) -> BlockRef {
-    BlockRef { path: b.path.as_str().into(), size: b.summary.file_size, tail_offset: b.summary.tail_offset }
+    BlockRef {
+        path: b.path.as_str().into(),
+        size: b.summary.file_size,
+        tail_offset: b.summary.tail_offset,
+        received_min: b.origin.received_min,
+        deletes: b.origin.deletes,
+    }
 }
 
 /// The blocks of a range, those first that can hold what comes first in the answer.
@@ -225,8 +239,14 @@ struct BlockQueue {
 }
 
 impl BlockQueue {
-    fn new(snapshot: &Snapshot, selector: &Selector, range: TimeRange, direction: Direction) -> Self {
-        let mut blocks: Vec<_> = snapshot.select(range, selector).cloned().collect();
+    fn new(
+        snapshot: &Snapshot,
+        (selector, rules): (&Selector, &Rules),
+        range: TimeRange,
+        direction: Direction,
+    ) -> Self {
+        let left = Left::of(snapshot.select(range, selector), rules, range);
+        let mut blocks: Vec<_> = left.blocks.into_iter().cloned().collect();
         let pruned = (snapshot.blocks.len() - blocks.len()) as u64;
         match direction {
             Direction::Backward => blocks.sort_by_key(|b| std::cmp::Reverse(b.summary.max_ts)),

@@ -19,6 +19,7 @@ use skald_storage::table::{BlockEntry, Snapshot};
 use crate::log_query::block_ref;
 use crate::queriers::Route;
 use crate::remembered::{Key, Remembered};
+use crate::removals::{self, Left, Rules};
 use crate::replicas::{Replicas, Warnings};
 use crate::{Frontend, replicas};
 
@@ -159,7 +160,7 @@ async fn find(frontend: &Frontend, request: MetadataRequest) -> Result<Found> {
     }
     // There is no place for warnings in these answers.
     let warnings = Warnings::default();
-    let attempt = |replicas, snapshot| find_at(frontend, &request, replicas, snapshot);
+    let attempt = |replicas, snapshot, rules| find_at(frontend, &request, replicas, snapshot, rules);
     frontend.timed(&limits, frontend.at_one_version(&request.tenant, &warnings, attempt)).await
 }
 
@@ -168,17 +169,20 @@ pub(crate) async fn find_at(
     request: &MetadataRequest,
     replicas: Arc<Replicas>,
     snapshot: Arc<Snapshot>,
+    rules: Rules,
 ) -> Result<Found> {
+    let removals = removals::spec(&rules, request.range);
     let ask = |i: Arc<dyn Ingester>| {
         let request = StreamsRequest {
             tenant: request.tenant.clone(),
             version: snapshot.version,
             range: request.range,
             selectors: request.selectors.clone(),
+            removals: removals.clone(),
         };
         async move { i.streams(request).await }
     };
-    let table = table_streams(frontend, request, replicas.view(), &snapshot);
+    let table = table_streams(frontend, request, replicas.view(), &snapshot, &rules);
     let (held, table) = try_join(replicas.ask(ask), table).await?;
     Ok(Found { table, memory: replicas::once(held.into_iter().map(|(_, held)| held.streams).collect()) })
 }
@@ -189,20 +193,20 @@ pub(crate) async fn table_streams(
     request: &MetadataRequest,
     view: &View,
     snapshot: &Snapshot,
+    rules: &Rules,
 ) -> Result<Arc<TableStreams>> {
-    let blocks: Vec<_> = snapshot
-        .blocks
-        .iter()
-        .filter(|b| request.range.overlaps(b.summary.min_ts, b.summary.max_ts))
-        .collect();
-    let range = clamp(request.range, blocks.iter().map(|b| (b.summary.min_ts, b.summary.max_ts)));
-    let key = Key::new(&request.tenant, snapshot, range, &request.selectors, None);
+    let timely = |b: &&Arc<BlockEntry>| request.range.overlaps(b.summary.min_ts, b.summary.max_ts);
+    let left = Left::of(snapshot.blocks.iter().filter(timely), rules, request.range);
+    let range = clamp(request.range, left.blocks.iter().map(|b| (b.summary.min_ts, b.summary.max_ts)));
+    let key = Key::new(&request.tenant, snapshot, range, &request.selectors, None, &left);
+    let Left { blocks, spec: removals, .. } = left;
     if let Some(Remembered::Streams(table)) = frontend.remembered.get(&key) {
         return Ok(table);
     }
     let ask = |querier: Arc<dyn Querier>, blocks| {
-        let tenant = request.tenant.clone();
-        let request = BlockStreamsRequest { tenant, blocks, range, selectors: request.selectors.clone() };
+        let (tenant, selectors) = (request.tenant.clone(), request.selectors.clone());
+        let removals = removals.clone();
+        let request = BlockStreamsRequest { tenant, blocks, range, selectors, removals };
         async move { querier.streams(request).await }
     };
     let found = by_querier(frontend, view, &request.tenant, blocks, ask).await?;

@@ -24,6 +24,7 @@ use crate::admission::{bytes_of, check_bytes, check_streams};
 use crate::log_query::{block_ref, limit_range};
 use crate::metadata::TableStreams;
 use crate::queriers::Route;
+use crate::removals::{self, Left, Rules};
 use crate::replicas::{COMPARED_MAX, Compared, Identity, Plan, Replicas, Side, Warnings};
 use crate::{Frontend, metadata, replicas};
 
@@ -137,11 +138,15 @@ async fn gather(
         exclude: Arc::default(),
         cut: None,
         skip: Arc::default(),
+        removals: None,
     };
     frontend
-        .at_one_version(tenant, warnings, |replicas, snapshot| {
-            let task = MetricTask { version: snapshot.version, ..task.clone() };
-            collect(Job { frontend, query, task, steps, limits, replicas, snapshot })
+        .at_one_version(tenant, warnings, |replicas, snapshot, rules| {
+            let range = hull(query, steps);
+            let rules = removals::within(&rules, range);
+            let removals = removals::spec(&rules, range);
+            let task = MetricTask { version: snapshot.version, removals, ..task.clone() };
+            collect(Job { frontend, query, task, steps, limits, replicas, snapshot, rules })
         })
         .await
 }
@@ -238,6 +243,14 @@ struct Job<'a> {
     limits: &'a Limits,
     replicas: Arc<Replicas>,
     snapshot: Arc<Snapshot>,
+    rules: Rules,
+}
+
+/// The times that a query looks at.
+fn hull(query: &MetricQuery, steps: Steps) -> TimeRange {
+    let times = query.leaves().iter().map(|l| l.times(steps));
+    let hull = |a: TimeRange, b: TimeRange| TimeRange::new(a.start.min(b.start), a.end.max(b.end));
+    times.reduce(hull).unwrap_or(TimeRange::new(0, 0))
 }
 
 impl Job<'_> {
@@ -254,16 +267,15 @@ impl Job<'_> {
     /// What ingesters hold of the streams that the query is about.
     async fn held(&self) -> Result<AllHeld> {
         let leaves = self.query.leaves();
-        let times = leaves.iter().map(|l| l.times(self.steps));
-        let hull = |a: TimeRange, b: TimeRange| TimeRange::new(a.start.min(b.start), a.end.max(b.end));
         let mut selectors: Vec<_> = leaves.iter().map(|l| l.selector.to_string()).collect();
         selectors.sort();
         selectors.dedup();
         let request = StreamsRequest {
             tenant: self.task.tenant.clone(),
             version: self.task.version,
-            range: times.reduce(hull).unwrap_or(TimeRange::new(0, 0)),
+            range: hull(self.query, self.steps),
             selectors,
+            removals: self.task.removals.clone(),
         };
         let ask = |i: Arc<dyn Ingester>| {
             let request = request.clone();
@@ -281,7 +293,9 @@ impl Job<'_> {
                 selectors: vec![leaf.selector.to_string()],
             };
             let view = self.replicas.view();
-            async move { metadata::table_streams(self.frontend, &request, view, &self.snapshot).await }
+            async move {
+                metadata::table_streams(self.frontend, &request, view, &self.snapshot, &self.rules).await
+            }
         });
         let tables = try_join_all(asked).await?;
         self.check(&Vec::new(), &tables)?;
@@ -397,7 +411,8 @@ impl Job<'_> {
                 for (range, streams) in requests {
                     let tenant = self.task.tenant.clone();
                     let (version, cut) = (self.task.version, held.cut);
-                    let request = IdentitiesRequest { tenant, version, cut, range, streams };
+                    let removals = self.task.removals.clone();
+                    let request = IdentitiesRequest { tenant, version, cut, range, streams, removals };
                     take(Side::Ingester(n), ingester.identities(request).await?)?;
                 }
                 Ok(())
@@ -415,9 +430,11 @@ impl Job<'_> {
     ) -> Result<Vec<Vec<Identity>>> {
         let blocks = self.snapshot.blocks.iter();
         let blocks = blocks.filter(|b| range.overlaps(b.summary.min_ts, b.summary.max_ts));
+        let Left { blocks, spec: removals, .. } = Left::of(blocks, &self.rules, range);
         let ask = |querier: Arc<dyn Querier>, blocks| {
             let tenant = self.task.tenant.clone();
-            let request = BlockIdentitiesRequest { tenant, blocks, range, streams: streams.clone() };
+            let (streams, removals) = (streams.clone(), removals.clone());
+            let request = BlockIdentitiesRequest { tenant, blocks, range, streams, removals };
             async move { querier.identities(request).await }
         };
         let view = self.replicas.view();
@@ -431,7 +448,9 @@ impl Job<'_> {
         let wanted = |b: &&Arc<BlockEntry>| {
             leaves.iter().any(|l| b.summary.may_hold(&l.selector, l.times(self.steps)))
         };
-        let wanted: Vec<_> = self.snapshot.blocks.iter().filter(wanted).collect();
+        let wanted = self.snapshot.blocks.iter().filter(wanted);
+        let Left { blocks: wanted, spec: removals, .. } =
+            Left::of(wanted, &self.rules, hull(self.query, self.steps));
         stats.blocks_pruned = (self.snapshot.blocks.len() - wanted.len()) as u64;
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -442,8 +461,9 @@ impl Job<'_> {
         let blocks: Vec<_> = wanted.into_iter().map(|b| block_ref(b)).collect();
         let key = format!("{}/{}", self.task.tenant, self.task.query);
         let tasks = (0..shards).map(|shard| {
-            let blocks = blocks.clone();
-            let task = MetricTask { blocks, shard: (shard as u32, shards as u32), ..self.task.clone() };
+            let (blocks, removals) = (blocks.clone(), removals.clone());
+            let shard_of = (shard as u32, shards as u32);
+            let task = MetricTask { blocks, removals, shard: shard_of, ..self.task.clone() };
             let route = Route { tenant: &self.task.tenant, key: &key, part: shard };
             async move {
                 let run = |querier: Arc<dyn Querier>| {

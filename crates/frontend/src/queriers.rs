@@ -131,6 +131,7 @@ mod tests {
             blocks: Vec::new(),
             range: skald_model::TimeRange::ALL,
             selectors: Vec::new(),
+            removals: None,
         };
         Ok(querier.streams(request).await?.len())
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use skald_model::{GroupVolume, TenantId, TimeRange, VolumeSpec};
+use skald_model::{GroupVolume, RemovalSpec, TenantId, TimeRange, VolumeSpec};
 use skald_storage::table::Snapshot;
 
 use crate::metadata::TableStreams;
+use crate::removals::Left;
 
 /// The table's parts of answers, within a budget of bytes. Clones share them.
 #[derive(Clone)]
@@ -21,6 +22,9 @@ pub(crate) struct Key {
     selectors: Vec<String>,
     /// What was counted; `None` for the streams themselves.
     counted: Option<VolumeSpec>,
+    /// What was not to be seen of the blocks, and which blocks were left out for it.
+    removals: Option<Arc<RemovalSpec>>,
+    gone: u64,
 }
 
 impl Key {
@@ -30,6 +34,7 @@ impl Key {
         range: TimeRange,
         selectors: &[String],
         counted: Option<&VolumeSpec>,
+        left: &Left<'_>,
     ) -> Self {
         Self {
             tenant: tenant.clone(),
@@ -38,6 +43,8 @@ impl Key {
             end: range.end,
             selectors: selectors.to_vec(),
             counted: counted.cloned(),
+            removals: left.spec.clone(),
+            gone: left.gone,
         }
     }
 }

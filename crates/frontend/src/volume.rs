@@ -21,6 +21,7 @@ use skald_storage::table::Snapshot;
 use crate::log_query::limit_range;
 use crate::metadata::{by_querier, clamp};
 use crate::remembered::{Key, Remembered};
+use crate::removals::{self, Left, Rules};
 use crate::replicas::{Replicas, Warnings};
 use crate::{Frontend, replicas, tenants};
 
@@ -175,8 +176,8 @@ async fn count(
 ) -> Result<(Vec<GroupVolume>, Vec<String>)> {
     let selectors = vec![selector.to_string()];
     let warnings = Warnings::default();
-    let work = frontend.at_one_version(tenant, &warnings, |replicas, snapshot| {
-        count_at(frontend, tenant, &selectors, selector, range, spec.clone(), replicas, snapshot)
+    let work = frontend.at_one_version(tenant, &warnings, |replicas, snapshot, rules| {
+        count_at(frontend, tenant, &selectors, selector, range, spec.clone(), replicas, snapshot, rules)
     });
     Ok((frontend.timed(limits, work).await?, warnings.list()))
 }
@@ -194,27 +195,31 @@ async fn count_at(
     spec: VolumeSpec,
     replicas: Arc<Replicas>,
     snapshot: Arc<Snapshot>,
+    rules: Rules,
 ) -> Result<Vec<GroupVolume>> {
     let request = StreamsRequest {
         tenant: tenant.clone(),
         version: snapshot.version,
         range,
         selectors: selectors.to_vec(),
+        removals: removals::spec(&rules, range),
     };
     let mut all = VolumeCollector::new(spec.clone(), range);
     for group in replicas.until_settled(|| of_memory(&replicas, &request, &spec)).await? {
         all.merge(group)?;
     }
 
-    let blocks: Vec<_> = snapshot.select(range, selector).collect();
-    let range = clamp(range, blocks.iter().map(|b| (b.summary.min_ts, b.summary.max_ts)));
-    let key = Key::new(tenant, &snapshot, range, selectors, Some(&spec));
+    let left = Left::of(snapshot.select(range, selector), &rules, range);
+    let range = clamp(range, left.blocks.iter().map(|b| (b.summary.min_ts, b.summary.max_ts)));
+    let key = Key::new(tenant, &snapshot, range, selectors, Some(&spec), &left);
+    let Left { blocks, spec: removals, .. } = left;
     let table = match frontend.remembered.get(&key) {
         Some(Remembered::Volumes(table)) => table,
         _ => {
             let ask = |querier: Arc<dyn Querier>, blocks| {
                 let (tenant, selectors) = (tenant.clone(), selectors.to_vec());
-                let streams = BlockStreamsRequest { tenant, blocks, range, selectors };
+                let removals = removals.clone();
+                let streams = BlockStreamsRequest { tenant, blocks, range, selectors, removals };
                 let spec = spec.clone();
                 async move { querier.volumes(BlockVolumesRequest { streams, spec }).await }
             };

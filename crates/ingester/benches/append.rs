@@ -229,6 +229,7 @@ fn benches(c: &mut Criterion<CpuTime>) {
             version: 0,
             blocks: Vec::new(),
             max_bytes: u64::MAX,
+            removals: None,
         };
         runtime.block_on(ingester.query_logs(task)).expect("answered").entries.len()
     };

@@ -176,11 +176,14 @@ impl Core {
         let held = Arc::new(HeldBatch::new(batch, lsn, stamp, reservation));
         let followed = self.tails.follow(id);
         let wanted = (followed || self.patterns.is_some()).then(|| held.clone());
-        self.insert(state, held, rules.now);
+        self.insert(id, state, held, rules.now);
         Ok(Appended { ack, refusal, held: wanted, followed })
     }
 
-    fn insert(&self, state: &mut State, held: Arc<HeldBatch>, now: Timestamp) {
+    fn insert(&self, id: &TenantId, state: &mut State, held: Arc<HeldBatch>, now: Timestamp) {
+        if state.is_divided(held.stamp.second, |from, to| self.table.delete_between(id, from, to)) {
+            self.seal(state, SealReason::Deletes);
+        }
         let inserted = state.insert(held, now);
         self.metrics.bytes_received.inc_by(inserted.bytes);
         self.metrics.entries_received.inc_by(inserted.entries);
@@ -208,7 +211,7 @@ impl Core {
             if let Some(patterns) = &self.patterns {
                 patterns.offer_replayed(id, &held);
             }
-            self.insert(state, held, now);
+            self.insert(id, state, held, now);
         });
         self.schedule(&tenant);
     }

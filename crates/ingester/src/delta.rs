@@ -6,11 +6,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use skald_model::{Error, Result, TenantId};
+use skald_removal::AtFlush;
 use skald_storage::block::{self, BlockOptions, BlockSummary, BlockWriter, PushList, PushesPlace};
 use skald_storage::table::{
     BlockEntry, BlockOrigin, Catalog, CopiesCommit, FlushCommit, NewBlock, block_path,
 };
 
+pub use crate::deletes::FlushDeletes;
+use crate::deletes::split;
 use crate::instance::Instance;
 use crate::replicas::{Copies, Lists};
 use crate::segment::{DayRows, Segment};
@@ -27,6 +30,7 @@ pub struct DeltaTable {
     options: BlockOptions,
     writer: String,
     app_id: String,
+    deletes: Option<FlushDeletes>,
 }
 
 /// A block that lies in memory.
@@ -39,13 +43,29 @@ struct BuiltBlock {
 impl DeltaTable {
     /// Tables in `catalog`, written to in the name of `instance`.
     pub fn new(catalog: Arc<Catalog>, options: BlockOptions, instance: &Instance) -> Self {
-        Self { catalog, options, writer: instance.id.clone(), app_id: instance.app_id.clone() }
+        let (writer, app_id) = (instance.id.clone(), instance.app_id.clone());
+        Self { catalog, options, writer, app_id, deletes: None }
+    }
+
+    /// Obeys delete requests while it writes.
+    #[must_use]
+    pub fn with_deletes(self, deletes: FlushDeletes) -> Self {
+        Self { deletes: Some(deletes), ..self }
     }
 
     /// Builds the blocks of a part on a thread for heavy work; of copies with their name and their list.
-    async fn build(&self, part: &Part, copies: Option<(u64, PushList)>) -> Result<Vec<BuiltBlock>> {
+    async fn build(
+        &self,
+        tenant: &TenantId,
+        part: &Part,
+        copies: Option<(u64, PushList)>,
+    ) -> Result<Vec<BuiltBlock>> {
+        let at = match &self.deletes {
+            Some(deletes) => deletes.at(tenant).await?,
+            None => None,
+        };
         let (part, options, writer) = (part.clone(), self.options, self.writer.clone());
-        let work = move || build(&part, copies.as_ref(), &options, &writer);
+        let work = move || build(&part, copies.as_ref(), at.as_ref(), &options, &writer);
         let built = skald_runtime::blocking(work).await;
         let built = built.map_err(|e| Error::internal(format!("building a block panicked: {e}")))?;
         built.map_err(|e| Error::internal(format!("failed to build a block: {e}")))
@@ -76,9 +96,27 @@ impl Table for DeltaTable {
         Ok(Standing { version: snapshot.version, committed })
     }
 
+    async fn forgotten(&self, tenant: &TenantId) -> Result<i64> {
+        match &self.deletes {
+            Some(deletes) => deletes.forgotten(tenant).await,
+            None => Ok(0),
+        }
+    }
+
+    fn delete_between(&self, tenant: &TenantId, from: i64, to: i64) -> Option<i64> {
+        self.deletes.as_ref()?.between(tenant, from, to)
+    }
+
+    async fn learn_deletes(&self, tenant: &TenantId, generation: u64) -> Result<()> {
+        match &self.deletes {
+            Some(deletes) => deletes.learn(tenant, generation).await,
+            None => Ok(()),
+        }
+    }
+
     async fn commit(&self, tenant: &TenantId, part: &Part, committing: &(dyn Fn() + Sync)) -> Result<i64> {
         let (_, last) = part.segment.lsns().ok_or_else(|| Error::internal("an empty segment was sealed"))?;
-        let built = self.build(part, None).await?;
+        let built = self.build(tenant, part, None).await?;
         let blocks = self.upload(tenant, built).await?;
         let app_version =
             i64::try_from(last).map_err(|_| Error::internal("the log has run out of numbers"))?;
@@ -108,7 +146,7 @@ impl Table for DeltaTable {
 
     async fn commit_copies(&self, tenant: &TenantId, copies: &Copies, covered: Option<Lsn>) -> Result<i64> {
         let part = Part { segment: copies.segment.clone(), attempt: copies.attempt };
-        let built = self.build(&part, Some((copies.name, copies.pushes.clone()))).await?;
+        let built = self.build(tenant, &part, Some((copies.name, copies.pushes.clone()))).await?;
         let blocks = self.upload(tenant, built).await?;
         let covered = covered.and_then(|lsn| i64::try_from(lsn).ok());
         let commit = CopiesCommit { blocks, app_id: self.app_id.clone(), covered };
@@ -118,40 +156,54 @@ impl Table for DeltaTable {
     }
 }
 
-/// One block for each day that the segment touches. Equal parts give equal names; those of copies have a name of their
-/// own and a list of pushes besides.
+/// One block for each day that the segment touches, without what delete requests take away; where requests came while the
+/// segment was gathered perhaps more than one. Equal parts at equal requests give equal names; those of copies have a
+/// name of their own and a list of pushes besides.
 fn build(
     part: &Part,
     copies: Option<&(u64, PushList)>,
+    at: Option<&AtFlush>,
     options: &BlockOptions,
     writer: &str,
 ) -> block::Result<Vec<BuiltBlock>> {
-    let segment = &part.segment;
-    let (first, last) = segment.lsns().unwrap_or_default();
-    let (received_min, received_max) = segment.seconds().unwrap_or_default();
-    let mut name = format!("{received_min}-{writer}-{first}-{last}-{}", part.attempt);
+    let (first, last) = part.segment.lsns().unwrap_or_default();
+    let (first_second, _) = part.segment.seconds().unwrap_or_default();
+    let mut name = format!("{first_second}-{writer}-{first}-{last}-{}", part.attempt);
     if let Some((own, _)) = copies {
         name += &format!("-{own:016x}");
     }
-    let origin = BlockOrigin {
-        level: 0,
-        received_min,
-        received_max,
-        part: part.attempt,
-        writer: writer.to_owned(),
-        pushes: None,
-    };
-    let days = segment.days();
-    // Of several days only the last tells the pushes: a commit has all of its blocks or none.
-    let last_day = days.keys().next_back().copied();
+    if let Some(at) = at {
+        name += &format!("-d{}-{}", at.generation, at.done.generation());
+    }
+    let mut days = Vec::new();
+    for (number, segment) in split(&part.segment, at).into_iter().enumerate() {
+        days.extend(
+            segment.days().into_iter().map(|(date, streams)| (number, segment.clone(), date, streams)),
+        );
+    }
+    // Of several blocks only the last tells the pushes: a commit has all of its blocks or none.
+    let count = days.len();
     days.into_iter()
-        .map(|(date, streams)| {
-            let list = copies.filter(|_| Some(date) == last_day).map(|(_, list)| list.clone());
-            let (bytes, summary, pushes) = build_day(segment, &streams, list, options)?;
-            let origin = BlockOrigin { pushes, ..origin.clone() };
+        .enumerate()
+        .map(|(at_day, (number, segment, date, streams))| {
+            let list = copies.filter(|_| at_day + 1 == count).map(|(_, list)| list.clone());
+            let (bytes, summary, pushes) = build_day(&segment, &streams, list, options)?;
+            let (received_min, received_max) = segment.seconds().unwrap_or_default();
+            let origin = BlockOrigin {
+                level: 0,
+                received_min,
+                received_max,
+                part: part.attempt,
+                writer: writer.to_owned(),
+                pushes,
+                deletes: at.map_or(0, |at| at.done.generation()),
+            };
             let ids = streams.iter().map(|s| segment.streams()[s.stream].id.0 as i64);
             let stream_ids = ids.clone().min().zip(ids.max());
-            let path = block_path(date, &name);
+            let path = match number {
+                0 => block_path(date, &name),
+                _ => block_path(date, &format!("{name}-p{number}")),
+            };
             let new = NewBlock { path, date, summary, origin, stream_ids };
             Ok(BuiltBlock { new, bytes })
         })

@@ -14,6 +14,7 @@
 
 mod config;
 mod core;
+mod deletes;
 pub mod delta;
 mod flush;
 mod housekeeping;
@@ -21,6 +22,7 @@ mod instance;
 mod log;
 pub mod metrics;
 pub mod patterns;
+mod quarantine;
 mod query;
 mod replay;
 pub mod replicas;

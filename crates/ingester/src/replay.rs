@@ -9,6 +9,7 @@ use skald_runtime::blocking;
 
 use crate::core::Core;
 use crate::flush::backoff;
+use crate::quarantine;
 use crate::segment::memory_cost;
 use crate::table::Standing;
 use crate::tenant::SealReason;
@@ -28,8 +29,8 @@ pub(crate) async fn replay(core: &Arc<Core>, replay: Replay) -> Result<()> {
     let metrics = &core.metrics.wal;
     metrics.replay_active.set(1);
     let mut reading = blocking(move || read(replay));
-    let mut committed: FxHashMap<TenantId, Option<Lsn>> = FxHashMap::default();
-    let (mut replayed, mut skipped) = (0u64, 0u64);
+    let mut known: FxHashMap<TenantId, Known> = FxHashMap::default();
+    let (mut replayed, mut skipped, mut laid_aside) = (0u64, 0u64, 0u64);
     loop {
         let read_ahead = reading.await;
         let (replay, records) =
@@ -41,17 +42,23 @@ pub(crate) async fn replay(core: &Arc<Core>, replay: Replay) -> Result<()> {
         reading = blocking(move || read(replay));
         for next in records {
             let (record, batch) = next?;
-            let tenant_committed = match committed.get(&record.tenant) {
+            let of_tenant = match known.get(&record.tenant) {
                 Some(known) => *known,
                 None => {
-                    let standing = standing(core, &record.tenant).await?;
+                    let (standing, forgotten) = standing(core, &record.tenant).await?;
                     core.settle(&core.tenant(&record.tenant), standing);
-                    committed.insert(record.tenant.clone(), standing.committed);
-                    standing.committed
+                    let of_tenant = Known { committed: standing.committed, forgotten };
+                    known.insert(record.tenant.clone(), of_tenant);
+                    of_tenant
                 }
             };
-            if tenant_committed.is_some_and(|lsn| record.lsn <= lsn) {
+            if of_tenant.committed.is_some_and(|lsn| record.lsn <= lsn) {
                 skipped += 1;
+                continue;
+            }
+            if record.stamp.second <= of_tenant.forgotten {
+                lay_aside(core, record, batch).await?;
+                laid_aside += 1;
                 continue;
             }
             insert(core, record, batch).await;
@@ -65,15 +72,46 @@ pub(crate) async fn replay(core: &Arc<Core>, replay: Replay) -> Result<()> {
     if replayed + skipped > 0 {
         tracing::info!(replayed, skipped, seconds = started.elapsed().as_secs_f64(), "replayed the log");
     }
+    if laid_aside > 0 {
+        tracing::error!(
+            records = laid_aside,
+            folder = %core.config.wal.dir.join("quarantine").display(),
+            "the log holds entries so old that requests to delete them may have been forgotten; they were laid aside \
+             and can be pushed again (skald push --format jsonl)"
+        );
+    }
     Ok(())
 }
 
-/// How far the tenant's table has come. A store that is away for a moment does not end the start.
-async fn standing(core: &Arc<Core>, tenant: &TenantId) -> Result<Standing> {
+/// What the replay knows of a tenant.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The table has everything up to here.
+    committed: Option<Lsn>,
+    /// Delete requests up to this second may have been forgotten.
+    forgotten: i64,
+}
+
+/// Lays a record aside instead of bringing it back. Until something newer of the tenant is in the table, it stays in the
+/// log as well.
+async fn lay_aside(core: &Arc<Core>, record: Record, batch: Batch) -> Result<()> {
+    let (dir, tenant, lsn) = (core.config.wal.dir.clone(), record.tenant, record.lsn);
+    let named = format!("failed to lay record {lsn} of tenant {tenant} aside");
+    let written = blocking(move || quarantine::lay_aside(&dir, &tenant, lsn, &batch)).await;
+    let written = written.map_err(|e| Error::internal(format!("{named}: {e}")))?;
+    written.map(drop).map_err(|e| Error::internal(format!("{named}: {e}")))
+}
+
+/// How far the tenant's table has come, and until when its delete requests are forgotten. A store that is away for a moment does not end the start.
+async fn standing(core: &Arc<Core>, tenant: &TenantId) -> Result<(Standing, i64)> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match core.table.standing(tenant).await {
+        let asked = async {
+            let standing = core.table.standing(tenant).await?;
+            Ok::<_, Error>((standing, core.table.forgotten(tenant).await?))
+        };
+        match asked.await {
             Ok(standing) => return Ok(standing),
             Err(error) if error.kind == Kind::Unavailable && tries < STANDING_TRIES => {
                 let pause = backoff(tries, core.config.flush_op_backoff_max, tenant);

@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prometheus::Registry;
 use skald_model::time::SECOND;
-use skald_model::{EntryHash, Error, GroupVolume, PushStamp, Result, StreamId, TenantId, TenantLimits};
+use skald_model::{
+    EntryHash, Error, GroupVolume, PushStamp, RemovalSpec, Result, StreamId, TenantId, TenantLimits,
+};
 use skald_rpc::ingester::{
     HeldStreams, Holding, IdentitiesRequest, IngesterPush, StreamsRequest, VolumesRequest,
 };
@@ -155,6 +157,15 @@ impl Ingester {
         self.instance.release();
     }
 
+    /// Takes note of delete requests that a query brings, so that what comes after them is kept apart. Best done at once,
+    /// but no query waits long or fails for it.
+    async fn learn_deletes(&self, tenant: &TenantId, removals: Option<&Arc<RemovalSpec>>) {
+        let Some(removals) = removals else { return };
+        if let Err(error) = self.core.table.learn_deletes(tenant, removals.generation).await {
+            tracing::debug!(%tenant, %error, "failed to learn of delete requests; the next flush does");
+        }
+    }
+
     /// Refuses stamps that no clock nearly right can have made: by them replicas decide when to write what they have.
     fn check_stamp(&self, stamp: &PushStamp) -> Result<()> {
         let own = self.core.clock.now().div_euclid(SECOND);
@@ -213,6 +224,7 @@ impl skald_rpc::Ingester for Ingester {
     }
 
     async fn query_logs(&self, task: LogTask) -> Result<LogResult> {
+        self.learn_deletes(&task.tenant, task.removals.as_ref()).await;
         let query = query::parse_log(&task.query)?;
         let segments = self.core.cut(&task.tenant, task.version).await?;
         if segments.is_empty() || task.range.is_empty() {
@@ -229,6 +241,7 @@ impl skald_rpc::Ingester for Ingester {
     }
 
     async fn query_metric(&self, task: MetricTask) -> Result<MetricResult> {
+        self.learn_deletes(&task.tenant, task.removals.as_ref()).await;
         let query = query::parse_metric(&task.query)?;
         let segments = self.core.cut(&task.tenant, task.version).await?;
         let mut share = self.query_memory.share();
@@ -247,8 +260,9 @@ impl skald_rpc::Ingester for Ingester {
         if segments.is_empty() || request.range.is_empty() {
             return Ok(HeldStreams::default());
         }
+        let removing = query::Removing::of(request.removals.as_ref())?;
         let find = move |cancelled: &query::Cancelled| {
-            query::streams(&segments, &selectors, request.range, cancelled)
+            query::streams(&segments, &selectors, request.range, removing, cancelled)
         };
         Ok(self.pool.run(find).await?.0)
     }
@@ -300,15 +314,16 @@ impl skald_rpc::Ingester for Ingester {
     }
 
     async fn volumes(&self, request: VolumesRequest) -> Result<Vec<GroupVolume>> {
-        let VolumesRequest { streams: StreamsRequest { tenant, version, range, selectors }, spec, skip } =
-            request;
+        let VolumesRequest { streams, spec, skip } = request;
+        let StreamsRequest { tenant, version, range, selectors, removals } = streams;
+        let removing = query::Removing::of(removals.as_ref())?;
         let selectors = query::parse_selectors(&selectors)?;
         let segments = self.core.cut(&tenant, version).await?;
         if segments.is_empty() || range.is_empty() {
             return Ok(Vec::new());
         }
         let count = move |cancelled: &query::Cancelled| {
-            query::volumes(&segments, &selectors, range, spec, &skip, cancelled)
+            query::volumes(&segments, &selectors, range, spec, &skip, removing, cancelled)
         };
         Ok(self.pool.run(count).await?.0)
     }

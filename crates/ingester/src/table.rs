@@ -33,6 +33,23 @@ pub trait Table: Send + Sync + 'static {
     /// How far the tenant's table has come; at least as new as when this was called.
     async fn standing(&self, tenant: &TenantId) -> Result<Standing>;
 
+    /// The second of the newest delete request of the tenant that is no longer remembered; 0 when none was forgotten.
+    /// What was received until then may be deleted without anybody knowing.
+    async fn forgotten(&self, _tenant: &TenantId) -> Result<i64> {
+        Ok(0)
+    }
+
+    /// A border between two seconds with a delete request between them: the request was accepted in second `from` or later
+    /// and before second `to`. As far as this process knows, without a look at the table.
+    fn delete_between(&self, _tenant: &TenantId, _from: i64, _to: i64) -> Option<i64> {
+        None
+    }
+
+    /// Learns of delete requests up to `generation`, if this process does not know them yet.
+    async fn learn_deletes(&self, _tenant: &TenantId, _generation: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// Writes the part and commits it, with the segment's last LSN as the mark of how far the ingester has come. Returns
     /// a version that has it.
     ///

@@ -30,6 +30,8 @@ pub(crate) struct MemoryTable {
     faults: Mutex<VecDeque<Fault>>,
     /// While set, commits stop before they begin.
     stalled: Mutex<Option<Arc<Notify>>>,
+    /// Until when delete requests are forgotten, seconds.
+    forgotten: Mutex<i64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -77,6 +79,10 @@ impl Table for MemoryTable {
         let stored = tenants.get(id);
         let version = stored.map_or(-1, |s| s.commits.len() as i64 - 1);
         Ok(Standing { version, committed: stored.and_then(|s| s.committed) })
+    }
+
+    async fn forgotten(&self, _: &TenantId) -> Result<i64> {
+        Ok(*self.forgotten.lock())
     }
 
     async fn commit(&self, id: &TenantId, part: &Part, committing: &(dyn Fn() + Sync)) -> Result<i64> {
@@ -244,6 +250,27 @@ impl Node {
 
 fn entry(app: &str, time: i64, line: &str) -> Entry {
     (app.to_owned(), time, line.to_owned(), String::new())
+}
+
+/// What a forgotten request may have deleted does not come back by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_older_than_what_deletes_are_remembered_of_is_laid_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = Arc::<MemoryTable>::default();
+    let node = Node::start(config(dir.path()), &table).await;
+    node.push("t", &[("a", &[(START, "old", "")])]).await.unwrap();
+    node.clock.set(START + SECOND);
+    node.push("t", &[("a", &[(START + 1, "new", "")])]).await.unwrap();
+    node.crash().await;
+    *table.forgotten.lock() = START / SECOND;
+    let node = Node::start(config(dir.path()), &table).await;
+    assert_eq!(node.visible("t").await, [entry("a", START + 1, "new")]);
+    let folder = dir.path().join("quarantine/t");
+    let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    assert!(std::fs::read_to_string(&files[0]).unwrap().contains(r#""line":"old""#));
+    node.ingester.flush(None).await.unwrap();
+    assert_eq!(node.visible("t").await, [entry("a", START + 1, "new")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,6 +95,7 @@ impl Process {
                 version: snapshot.version,
                 blocks: Vec::new(),
                 max_bytes: u64::MAX,
+                removals: None,
             };
             let memory = match self.ingester.query_logs(task).await {
                 Ok(result) => result.entries,
@@ -210,6 +211,7 @@ async fn history(seed: u64, faults: Option<FaultConfig>) {
         version: process.catalog.snapshot(&tenant()).await.map_or(i64::MAX, |s| s.version),
         range: TimeRange::ALL,
         selectors: Vec::new(),
+        removals: None,
     };
     if let Ok(held) = process.ingester.streams(request).await {
         assert!(held.streams.is_empty(), "nothing is left in memory");

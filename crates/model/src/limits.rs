@@ -2,6 +2,7 @@
 
 mod otlp;
 mod policy;
+mod removal;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::otlp::{AttributeRule, OtlpAction, OtlpConfig, ResourceAttributes};
 pub use self::policy::{BlockedQuery, PolicySelector, RateStrategy, ShardStreams};
+pub use self::removal::{DeletionMode, StreamRetention};
 
 use crate::time::SECOND;
 
@@ -126,6 +128,15 @@ pub struct Limits {
     /// Most series of a volume; 0 is no limit.
     pub volume_max_series: usize,
 
+    /// How long entries are kept after their time, nanoseconds; 0 is for ever.
+    pub retention_period: i64,
+    /// Streams that are kept for another time.
+    pub retention_stream: Vec<StreamRetention>,
+    /// Stored bytes beyond which the oldest blocks go; 0 is no limit.
+    pub retention_bytes: u64,
+    /// What becomes of the tenant's delete requests.
+    pub deletion_mode: DeletionMode,
+
     /// The limits that drilldown-limits shows to users.
     pub tenant_limits_allow_publish: Vec<String>,
 
@@ -226,6 +237,10 @@ impl Default for Limits {
             max_streams_matchers_per_query: 1000,
             volume_enabled: true,
             volume_max_series: 1000,
+            retention_period: 0,
+            retention_stream: Vec::new(),
+            retention_bytes: 0,
+            deletion_mode: DeletionMode::default(),
             tenant_limits_allow_publish: [
                 "discover_log_levels",
                 "discover_service_name",

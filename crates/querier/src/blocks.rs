@@ -7,6 +7,7 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use skald_model::{Chunk, Error, Result, Selector, TenantId, TimeRange, VolumeCollector};
+use skald_removal::{Removals, Source};
 use skald_rpc::ingester::StreamInfo;
 use skald_rpc::querier::BlockRef;
 use skald_storage::block::{self, BlockMeta, BlockOptions, Fetched};
@@ -15,6 +16,7 @@ use skald_storage::table::Catalog;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::pool::Cancelled;
+use crate::removals;
 
 /// Raw bytes of the largest file of another tool that is read. It is converted in memory.
 const CONVERTED_BYTES_MAX: u64 = 512 << 20;
@@ -152,22 +154,29 @@ impl Block {
         damaged(&self.name, e)
     }
 
-    /// Its streams that pass one of the selectors and have entries in `range`.
-    pub(crate) fn streams(&self, selectors: &[Selector], range: TimeRange) -> Result<Vec<StreamInfo>> {
+    /// Its streams that pass one of the selectors and have entries in `range`, without those that are gone.
+    pub(crate) fn streams(
+        &self,
+        selectors: &[Selector],
+        range: TimeRange,
+        removals: Option<&Arc<Removals>>,
+        source: &Source,
+    ) -> Result<Vec<StreamInfo>> {
         let index = self.meta.streams();
-        let ordinals = self.select(selectors, range)?;
-        let info = |o: u32| {
-            index.get(o).map(|s| StreamInfo {
-                id: s.id,
-                labels: s.labels,
-                min_ts: s.min_ts,
-                max_ts: s.max_ts,
-                entries: u64::from(s.rows.end - s.rows.start),
-                bytes: s.bytes,
-                digest: s.digest,
-            })
-        };
-        ordinals.into_iter().map(|o| info(o).map_err(|e| self.damaged(&e))).collect()
+        let mut found = Vec::new();
+        for ordinal in self.select(selectors, range)? {
+            let s = index.get(ordinal).map_err(|e| self.damaged(&e))?;
+            let Some(keep) = removals::stream(removals, source, &s) else { continue };
+            let Some((min_ts, max_ts)) = keep.bounds(s.min_ts, s.max_ts) else { continue };
+            if range.overlaps(min_ts, max_ts) {
+                let entries = u64::from(s.rows.end - s.rows.start);
+                let (entries, bytes) =
+                    (keep.share(entries, s.min_ts, s.max_ts), keep.share(s.bytes, s.min_ts, s.max_ts));
+                let (id, labels, digest) = (s.id, s.labels, s.digest);
+                found.push(StreamInfo { id, labels, min_ts, max_ts, entries, bytes, digest });
+            }
+        }
+        Ok(found)
     }
 
     /// Adds what the block holds of the streams that pass one of the selectors.
@@ -175,17 +184,20 @@ impl Block {
         &self,
         selectors: &[Selector],
         range: TimeRange,
+        (removals, source): (Option<&Arc<Removals>>, &Source),
         all: &mut VolumeCollector,
         cancelled: &Cancelled,
     ) -> Result<()> {
         for ordinal in self.select(selectors, range)? {
             cancelled.check()?;
             let s = self.meta.streams().get(ordinal).map_err(|e| self.damaged(&e))?;
+            let Some(keep) = removals::stream(removals, source, &s) else { continue };
+            let Some((min_ts, max_ts)) = keep.bounds(s.min_ts, s.max_ts) else { continue };
             let chunk = Chunk {
-                min_ts: s.min_ts,
-                max_ts: s.max_ts,
-                entries: u64::from(s.rows.end - s.rows.start),
-                bytes: s.bytes + s.metadata_bytes,
+                min_ts,
+                max_ts,
+                entries: keep.share(u64::from(s.rows.end - s.rows.start), s.min_ts, s.max_ts),
+                bytes: keep.share(s.bytes + s.metadata_bytes, s.min_ts, s.max_ts),
             };
             all.add_chunk(&s.labels, &chunk)?;
         }

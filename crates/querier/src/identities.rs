@@ -11,18 +11,21 @@ use skald_storage::block::{PreparedPredicate, ScanBuffers, ScanRequest, plan_sca
 use crate::Querier;
 use crate::metric::PART_BYTES;
 use crate::pool::Cancelled;
+use crate::removals::{self, Sift};
 
 /// The identities of the entries that are asked for, each once, in no order.
 pub(crate) async fn run(
     querier: &Querier,
     request: BlockIdentitiesRequest,
 ) -> Result<Vec<(StreamId, EntryHash)>> {
-    let BlockIdentitiesRequest { tenant, blocks, range, streams } = request;
+    let BlockIdentitiesRequest { tenant, blocks, range, streams, removals } = request;
+    let removals = querier.removals.compile(removals.as_ref())?;
     let wanted: HashSet<StreamId> = streams.into_iter().collect();
     let everything = PreparedPredicate::all();
     let mut found = HashSet::new();
     for block in &blocks {
         let (_open, _) = querier.pool.open().await?;
+        let source = removals::source(block);
         let block = querier.blocks.open(&tenant, block).await?;
         let damaged = |e| block.damaged(&e);
         let index = block.meta.streams();
@@ -32,7 +35,10 @@ pub(crate) async fn run(
                 ordinals.push(ordinal);
             }
         }
-        let scan = ScanRequest { streams: &ordinals, range, predicate: &everything, metadata: true };
+        let kept = removals::keep(removals.as_ref(), &block, &source, ordinals, range)?;
+        let mut sift = Sift::new(removals.as_ref(), kept.rows);
+        let (streams, range) = (&kept.streams[..], kept.range);
+        let scan = ScanRequest { streams, range, predicate: &everything, metadata: true };
         let mut plan = plan_scan(&block.meta, &scan).map_err(damaged)?;
         for part in plan.parts(&block.meta, PART_BYTES) {
             let pages = querier.blocks.fetch(&block, &plan.part_ranges(&block.meta, &part)).await?;
@@ -43,11 +49,19 @@ pub(crate) async fn run(
                 let mut outcome = Ok(());
                 let mut buffers = ScanBuffers::new();
                 let scanned = scan_pages(&block.meta, &plan, &part, &pages.fetched, &mut buffers, |row| {
-                    match index.id(row.stream) {
-                        Ok(id) => {
-                            found.insert((id, EntryHash::of(row.timestamp, row.line, row.metadata)));
-                            ControlFlow::Continue(())
+                    let mut look = || {
+                        if let Some(sift) = sift.as_mut().filter(|s| s.has(row.stream)) {
+                            let labels = index.get(row.stream)?.labels;
+                            if !sift.keeps(row.stream, &labels, row.timestamp, row.line, row.metadata) {
+                                return Ok(());
+                            }
                         }
+                        let id = index.id(row.stream)?;
+                        found.insert((id, EntryHash::of(row.timestamp, row.line, row.metadata)));
+                        Ok(())
+                    };
+                    match look() {
+                        Ok(()) => ControlFlow::Continue(()),
                         Err(e) => {
                             outcome = Err(block.damaged(&e));
                             ControlFlow::Break(())
@@ -55,9 +69,9 @@ pub(crate) async fn run(
                     }
                 });
                 let _ = scanned.map_err(|e| block.damaged(&e))?;
-                outcome.map(|()| (plan, found))
+                outcome.map(|()| (plan, found, sift))
             };
-            ((plan, found), _) = querier.pool.run(work).await?;
+            ((plan, found, sift), _) = querier.pool.run(work).await?;
             if found.len() > IDENTITIES_MAX {
                 return Err(Error::invalid(format!(
                     "more than {IDENTITIES_MAX} entries of the same streams and times lie in several places and would have \

@@ -9,6 +9,7 @@ mod identities;
 mod logs;
 mod metric;
 mod pool;
+mod removals;
 
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ pub struct Querier {
     blocks: Blocks,
     pool: ScanPool,
     memory: QueryMemory,
+    removals: skald_removal::Told,
 }
 
 impl Querier {
@@ -70,6 +72,7 @@ impl Querier {
             blocks: Blocks::new(catalog, config.block_cache_bytes, config.fetch_bytes_max, caches),
             pool: ScanPool::new(config.max_concurrent),
             memory,
+            removals: skald_removal::Told::default(),
         })
     }
 }
@@ -114,11 +117,15 @@ impl skald_rpc::Querier for Querier {
 
     async fn streams(&self, request: BlockStreamsRequest) -> Result<Vec<StreamInfo>> {
         let selectors = parse_selectors(&request.selectors)?;
+        let removals = self.removals.compile(request.removals.as_ref())?;
         let mut all = Vec::new();
         for block in &request.blocks {
+            let source = removals::source(block);
             let block = self.blocks.open(&request.tenant, block).await?;
-            let (selectors, range) = (selectors.clone(), request.range);
-            let (streams, _) = self.pool.run(move |_| block.streams(&selectors, range)).await?;
+            let (selectors, range, removals) = (selectors.clone(), request.range, removals.clone());
+            let find =
+                move |_: &pool::Cancelled| block.streams(&selectors, range, removals.as_ref(), &source);
+            let (streams, _) = self.pool.run(find).await?;
             all.extend(streams);
         }
         Ok(StreamInfo::join(all))
@@ -129,15 +136,18 @@ impl skald_rpc::Querier for Querier {
     }
 
     async fn volumes(&self, request: BlockVolumesRequest) -> Result<Vec<GroupVolume>> {
-        let BlockVolumesRequest { streams: BlockStreamsRequest { tenant, blocks, range, selectors }, spec } =
-            request;
+        let BlockVolumesRequest { streams, spec } = request;
+        let BlockStreamsRequest { tenant, blocks, range, selectors, removals } = streams;
         let selectors = parse_selectors(&selectors)?;
+        let removals = self.removals.compile(removals.as_ref())?;
         let mut all = VolumeCollector::new(spec, range);
         for block in &blocks {
+            let source = removals::source(block);
             let block = self.blocks.open(&tenant, block).await?;
-            let selectors = selectors.clone();
+            let (selectors, removals) = (selectors.clone(), removals.clone());
             let count = move |cancelled: &pool::Cancelled| {
-                block.add_volumes(&selectors, range, &mut all, cancelled).map(|()| all)
+                let removals = (removals.as_ref(), &source);
+                block.add_volumes(&selectors, range, removals, &mut all, cancelled).map(|()| all)
             };
             (all, _) = self.pool.run(count).await?;
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use skald_logql::{LogQuery, PipelineTask, PlainLabels, Processed};
 use skald_model::{EntryHash, Labels, LogEntry, LogMerger, QueryStats, Result, StreamId};
+use skald_removal::{Removals, Source};
 use skald_rpc::memory::{QueryShare, STEP_BYTES};
 use skald_rpc::querier::{BlockRef, LogResult, LogTask};
 use skald_storage::block::{
@@ -17,11 +18,13 @@ use skald_storage::block::{
 use crate::Querier;
 use crate::blocks::{Block, Pages};
 use crate::pool::Cancelled;
+use crate::removals::{self, Sift};
 
 /// A query as the blocks of a task share it.
 struct Compiled {
     query: LogQuery,
     predicate: PreparedPredicate,
+    removals: Option<Arc<Removals>>,
 }
 
 /// The stages of a query at work on entries that have passed its predicate.
@@ -34,7 +37,8 @@ enum Stages {
 pub(crate) async fn run(querier: &Querier, task: LogTask) -> Result<LogResult> {
     let query = LogQuery::compile(&crate::parse_log(&task.query)?);
     let predicate = PreparedPredicate::new(&query.predicate);
-    let compiled = Arc::new(Compiled { query, predicate });
+    let removals = querier.removals.compile(task.removals.as_ref())?;
+    let compiled = Arc::new(Compiled { query, predicate, removals });
     let mut merger = LogMerger::new(task.direction, task.limit);
     let mut stats = QueryStats::default();
     let mut share = querier.memory.share();
@@ -61,6 +65,7 @@ async fn run_block(
     spent: u64,
 ) -> Result<(Vec<LogEntry>, QueryStats, QueryShare)> {
     let (_open, queued) = querier.pool.open().await?;
+    let source = removals::source(block);
     let block = querier.blocks.open(&task.tenant, block).await?;
     let budget = task.max_bytes.saturating_sub(spent);
     let mut stats = QueryStats { queue_seconds: queued, ..QueryStats::default() };
@@ -68,7 +73,7 @@ async fn run_block(
     share.resize(STEP_BYTES).await?;
     let (compiled, opened) = (compiled.clone(), block.clone());
     // The first step begins where the search is made: most blocks of a rare needle end there.
-    let begin = move |_: &Cancelled| Search::new(&compiled, opened, &task)?.step(None);
+    let begin = move |_: &Cancelled| Search::new(&compiled, opened, &source, &task)?.step(None);
     let (mut progress, mut waited) = querier.pool.run(begin).await?;
     loop {
         stats.queue_seconds += waited;
@@ -108,17 +113,22 @@ struct Search {
     buffers: ScanBuffers,
     stages: Stages,
     labels: FxHashMap<u32, (StreamId, Labels)>,
+    /// Tries rows of streams of which not everything stays.
+    sift: Option<Sift>,
     /// Streams of the block that the selector passes.
     matched: u64,
 }
 
 impl Search {
-    fn new(compiled: &Compiled, block: Arc<Block>, task: &LogTask) -> Result<Box<Self>> {
+    fn new(compiled: &Compiled, block: Arc<Block>, source: &Source, task: &LogTask) -> Result<Box<Self>> {
         let damaged = |e| block.damaged(&e);
         let streams = block.meta.streams().select(&compiled.query.selector, task.range).map_err(damaged)?;
+        let removals = compiled.removals.as_ref();
+        let kept = removals::keep(removals, &block, source, streams, task.range)?;
+        let sift = Sift::new(removals, kept.rows);
         let request = ScanRequest {
-            streams: &streams,
-            range: task.range,
+            streams: &kept.streams,
+            range: kept.range,
             predicate: &compiled.predicate,
             // Metadata belongs to an entry's identity and to its labels, so it is always wanted.
             metadata: true,
@@ -127,7 +137,8 @@ impl Search {
         if !scan.is_empty() {
             compiled.query.invalid.clone().map_or(Ok(()), Err)?;
         }
-        let top = TopRows::new(scan, task.direction, task.limit, compiled.query.pipeline.is_none());
+        let accepts_all = compiled.query.pipeline.is_none() && sift.is_none();
+        let top = TopRows::new(scan, task.direction, task.limit, accepts_all);
         let stages = match &compiled.query.pipeline {
             Some(pipeline) => Stages::Pipeline(Box::new(pipeline.task())),
             None => Stages::Plain(Box::default()),
@@ -137,24 +148,38 @@ impl Search {
             stages,
             buffers: ScanBuffers::new(),
             labels: FxHashMap::default(),
-            matched: streams.len() as u64,
+            matched: kept.streams.len() as u64,
+            sift,
             block,
         }))
     }
 
     /// Goes on with the pages at hand.
     fn step(mut self: Box<Self>, pages: Option<&Pages>) -> Result<Progress> {
-        let Self { block, top, buffers, stages, labels, .. } = &mut *self;
+        let Self { block, top, buffers, stages, labels, sift, .. } = &mut *self;
         let nothing = Fetched::new();
         let fetched = pages.map_or(&nothing, |p| &p.fetched);
         let mut failed = None;
         let accept = |row: &Row<'_>| {
-            let Stages::Pipeline(pipeline) = &mut *stages else { return true };
+            let sift = sift.as_mut().filter(|s| s.has(row.stream));
+            if sift.is_none() && matches!(stages, Stages::Plain(_)) {
+                return true;
+            }
             if failed.is_some() {
                 return false;
             }
             match stream(labels, block, row.stream) {
-                Ok((_, labels)) => pipeline.accepts(row.timestamp, row.line, labels, row.metadata),
+                Ok((_, labels)) => {
+                    let stays = sift
+                        .is_none_or(|s| s.keeps(row.stream, labels, row.timestamp, row.line, row.metadata));
+                    stays
+                        && match &mut *stages {
+                            Stages::Plain(_) => true,
+                            Stages::Pipeline(task) => {
+                                task.accepts(row.timestamp, row.line, labels, row.metadata)
+                            }
+                        }
+                }
                 Err(e) => {
                     failed = Some(e);
                     false

@@ -11,7 +11,8 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use rustc_hash::{FxHashMap, FxHashSet};
 use skald_logql::Expr;
 use skald_logql::metric::{MetricQuery, Partial, RangeLeaf, RangeObserver, Steps};
-use skald_model::{EntryHash, Error, Labels, LabelsRef, QueryStats, Result, TenantId, Timestamp};
+use skald_model::{EntryHash, Error, Labels, LabelsRef, QueryStats, Result, TenantId, TimeRange, Timestamp};
+use skald_removal::{Removals, RowRules};
 use skald_rpc::memory::{QueryShare, STEP_BYTES};
 use skald_rpc::querier::{BlockRef, MetricResult, MetricTask};
 use skald_storage::block::{
@@ -20,6 +21,7 @@ use skald_storage::block::{
 
 use crate::blocks::{Block, Pages};
 use crate::pool::Cancelled;
+use crate::removals::{self, Sift};
 use crate::{ACCEPTED, Querier};
 
 /// Compressed bytes of lines that are fetched and scanned in one go.
@@ -38,13 +40,14 @@ pub(crate) async fn run(querier: &Querier, task: MetricTask) -> Result<MetricRes
         Expr::Log(_) => return Err(Error::invalid("a log query came as a metric task")),
     };
     let steps = Steps::range(task.start, task.end, task.step);
+    let removals = querier.removals.compile(task.removals.as_ref())?;
     let mut stats = QueryStats::default();
     let mut states = Vec::new();
     // The merged state, and those that are finished.
     let (mut share, mut finished) = (querier.memory.share(), 0);
     for leaf in query.leaves() {
-        let job =
-            Job { leaf: leaf.clone(), steps, predicate: Arc::new(PreparedPredicate::new(&leaf.predicate)) };
+        let predicate = Arc::new(PreparedPredicate::new(&leaf.predicate));
+        let job = Job { leaf: leaf.clone(), steps, predicate, removals: removals.clone() };
         let Some(partial) = Box::pin(job.run(querier, &task, &mut stats, (&mut share, finished))).await?
         else {
             states.push(Vec::new());
@@ -66,15 +69,27 @@ struct Job {
     leaf: Arc<RangeLeaf>,
     steps: Steps,
     predicate: Arc<PreparedPredicate>,
+    removals: Option<Arc<Removals>>,
 }
 
 /// The wanted streams of one block.
-#[derive(Default)]
 struct Wanted {
     /// Streams that no other block of the task holds over the same times.
     own: Vec<u32>,
     /// The others.
     shared: Vec<u32>,
+    /// The times to look at.
+    range: TimeRange,
+    /// Streams of which not everything stays.
+    rows: FxHashMap<u32, RowRules>,
+}
+
+/// Streams of one block to be scanned together.
+struct Streams {
+    numbers: Vec<u32>,
+    range: TimeRange,
+    /// Tries their rows.
+    sift: Option<Sift>,
 }
 
 impl Job {
@@ -92,13 +107,24 @@ impl Job {
         let mut shared = Vec::new();
         for (block, wanted) in task.blocks.iter().zip(wanted) {
             stats.streams += (wanted.own.len() + wanted.shared.len()) as u64;
-            if !wanted.own.is_empty() {
-                scans.push_back(self.scan(querier, (&task.tenant, block), wanted.own));
-            } else if wanted.shared.is_empty() {
+            if wanted.own.is_empty() && wanted.shared.is_empty() {
                 stats.blocks_pruned += 1;
             }
-            if !wanted.shared.is_empty() {
-                shared.push((block, wanted.shared));
+            let Wanted { own, shared: others, range, mut rows } = wanted;
+            let mut rows_of = |numbers: &[u32]| numbers.iter().filter_map(|n| rows.remove_entry(n)).collect();
+            let others = Streams { sift: self.sift(rows_of(&others)), numbers: others, range };
+            // Apart, so that the others can be counted without their lines.
+            let sift = self.sift(rows_of(&own));
+            let (sifted, own) = own.into_iter().partition(|n| sift.as_ref().is_some_and(|s| s.has(*n)));
+            for streams in
+                [Streams { numbers: own, range, sift: None }, Streams { numbers: sifted, range, sift }]
+            {
+                if !streams.numbers.is_empty() {
+                    scans.push_back(self.scan(querier, (&task.tenant, block), streams));
+                }
+            }
+            if !others.numbers.is_empty() {
+                shared.push((block, others));
             }
         }
         while let Some(scanned) = scans.next().await {
@@ -126,17 +152,21 @@ impl Job {
         // By stream: where it lies and between which times.
         let mut places: FxHashMap<u64, Vec<(Timestamp, Timestamp, usize, u32)>> = FxHashMap::default();
         for (at, block) in task.blocks.iter().enumerate() {
+            let source = removals::source(block);
             let block = querier.blocks.open(&task.tenant, block).await?;
             let index = block.meta.streams();
             let damaged = |e| block.damaged(&e);
-            let mut w = Wanted::default();
+            let mut ordinals = Vec::new();
             for ordinal in index.select(&self.leaf.selector, range).map_err(damaged)? {
-                let id = index.id(ordinal).map_err(damaged)?.0;
-                if id % shards != own {
-                    continue;
+                if index.id(ordinal).map_err(damaged)?.0 % shards == own {
+                    ordinals.push(ordinal);
                 }
-                w.own.push(ordinal);
+            }
+            let kept = removals::keep(self.removals.as_ref(), &block, &source, ordinals, range)?;
+            let w = Wanted { own: kept.streams, shared: Vec::new(), range: kept.range, rows: kept.rows };
+            for ordinal in w.own.iter().copied() {
                 if task.blocks.len() > 1 {
+                    let id = index.id(ordinal).map_err(damaged)?.0;
                     let (min, max) = index.times(ordinal).map_err(damaged)?;
                     places.entry(id).or_default().push((min, max, at, ordinal));
                 }
@@ -165,23 +195,29 @@ impl Job {
         Ok(wanted)
     }
 
+    fn sift(&self, rows: FxHashMap<u32, RowRules>) -> Option<Sift> {
+        Sift::new(self.removals.as_ref(), rows)
+    }
+
     /// Scans streams of one block that no other block shares.
     async fn scan(
         &self,
         querier: &Querier,
         (tenant, block): (&TenantId, &BlockRef),
-        streams: Vec<u32>,
+        streams: Streams,
     ) -> Result<(Partial, QueryStats, QueryShare)> {
         let (_open, queued) = querier.pool.open().await?;
         let block = querier.blocks.open(tenant, block).await?;
         // Where only the number of entries counts, lines are not read.
-        let times_only = self.predicate.is_trivial()
+        let times_only = streams.sift.is_none()
+            && self.predicate.is_trivial()
             && self.leaf.counts_only()
             && (!self.leaf.needs_metadata() || !block.meta.has_metadata());
-        let metadata = self.leaf.needs_metadata();
-        let (plan, observer, mut stats) = self.begin(querier, &block, streams, metadata).await?;
+        let metadata = self.leaf.needs_metadata() || streams.sift.is_some();
+        let Streams { numbers, range, sift } = streams;
+        let (plan, observer, mut stats) = self.begin(querier, &block, numbers, range, metadata).await?;
         stats.queue_seconds += queued;
-        let mut work = Work::new(block.clone(), plan, observer, querier.memory.share());
+        let mut work = Work::new(block.clone(), plan, observer, sift, querier.memory.share());
         if times_only {
             work.make_room(0).await?;
             let pages = querier.blocks.fetch(&block, &work.plan.time_ranges(&block.meta)).await?;
@@ -213,17 +249,17 @@ impl Job {
         &self,
         querier: &Querier,
         task: &MetricTask,
-        blocks: Vec<(&BlockRef, Vec<u32>)>,
+        blocks: Vec<(&BlockRef, Streams)>,
     ) -> Result<(Partial, QueryStats, QueryShare)> {
         let (_open, queued) = querier.pool.open().await?;
         let mut seen: FxHashMap<Labels, FxHashSet<EntryHash>> = FxHashMap::default();
         let mut observer = self.leaf.observer(self.steps)?;
         let mut share = querier.memory.share();
         let mut stats = QueryStats { queue_seconds: queued, ..QueryStats::default() };
-        for (block, streams) in blocks {
+        for (block, Streams { numbers, range, sift }) in blocks {
             let block = querier.blocks.open(&task.tenant, block).await?;
-            let (plan, _, _) = self.begin(querier, &block, streams, true).await?;
-            let mut work = Work::new(block.clone(), plan, observer, share);
+            let (plan, _, _) = self.begin(querier, &block, numbers, range, true).await?;
+            let mut work = Work::new(block.clone(), plan, observer, sift, share);
             for part in work.plan.parts(&block.meta, PART_BYTES) {
                 let identities = seen.values().map(FxHashSet::len).sum::<usize>();
                 work.make_room(identities * IDENTITY_BYTES).await?;
@@ -270,11 +306,11 @@ impl Job {
         querier: &Querier,
         block: &Arc<Block>,
         streams: Vec<u32>,
+        range: TimeRange,
         metadata: bool,
     ) -> Result<(ScanPlan, RangeObserver, QueryStats)> {
         let (job, block) = (self.clone(), block.clone());
         let plan = move |_: &Cancelled| {
-            let range = job.leaf.times(job.steps);
             let request = ScanRequest { streams: &streams, range, predicate: &job.predicate, metadata };
             let plan = plan_scan(&block.meta, &request).map_err(|e| block.damaged(&e))?;
             Ok((plan, job.leaf.observer(job.steps)?))
@@ -309,6 +345,7 @@ struct Work {
     observer: RangeObserver,
     buffers: ScanBuffers,
     labels: BTreeMap<u32, Labels>,
+    sift: Option<Sift>,
     stats: QueryStats,
     share: QueryShare,
     /// What `share` holds besides the observer's state.
@@ -317,10 +354,16 @@ struct Work {
 
 impl Work {
     /// Boxed, because it moves from thread to thread with its buffers.
-    fn new(block: Arc<Block>, plan: ScanPlan, observer: RangeObserver, share: QueryShare) -> Box<Self> {
+    fn new(
+        block: Arc<Block>,
+        plan: ScanPlan,
+        observer: RangeObserver,
+        sift: Option<Sift>,
+        share: QueryShare,
+    ) -> Box<Self> {
         let (buffers, labels) = (ScanBuffers::new(), BTreeMap::new());
         let stats = QueryStats::default();
-        Box::new(Self { block, plan, observer, buffers, labels, stats, share, other_bytes: 0 })
+        Box::new(Self { block, plan, observer, buffers, labels, sift, stats, share, other_bytes: 0 })
     }
 
     /// Waits for the memory of the next step, and gives back what the last one did not need. `other_bytes` are held
@@ -357,11 +400,14 @@ impl Work {
         pages: &Pages,
         counts: &mut Counts<'_>,
     ) -> Result<()> {
-        let Self { block, plan, observer, buffers, labels, stats, share, other_bytes } = self;
+        let Self { block, plan, observer, buffers, labels, sift, stats, share, other_bytes } = self;
         let (mut outcome, mut rows) = (Ok(()), 0);
         let scanned = scan_pages(&block.meta, plan, part, &pages.fetched, buffers, |row| {
             outcome = labels_of(labels, block, row.stream).and_then(|labels| {
-                if !counts(labels, row.timestamp, row.line, row.metadata) {
+                let stays = sift
+                    .as_mut()
+                    .is_none_or(|s| s.keeps(row.stream, labels, row.timestamp, row.line, row.metadata));
+                if !stays || !counts(labels, row.timestamp, row.line, row.metadata) {
                     return Ok(());
                 }
                 observer.observe(row.timestamp, row.line, labels, row.metadata)?;

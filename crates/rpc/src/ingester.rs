@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use skald_model::{
-    Batch, Digest, EntryHash, GroupVolume, Labels, PushStamp, Result, StreamId, TenantId, TimeRange,
-    Timestamp, VolumeSpec,
+    Batch, Digest, EntryHash, GroupVolume, Labels, PushStamp, RemovalSpec, Result, StreamId, TenantId,
+    TimeRange, Timestamp, VolumeSpec,
 };
 
 use crate::patterns::{PatternSeries, PatternsRequest};
@@ -35,6 +35,8 @@ pub struct StreamsRequest {
     pub range: TimeRange,
     /// Only streams that pass one of these selectors, as LogQL text; none passes all.
     pub selectors: Vec<String>,
+    /// What must not be seen; `None` when that is nothing. Streams that are gone as a whole are not told.
+    pub removals: Option<Arc<RemovalSpec>>,
 }
 
 /// How much an ingester holds that the table does not.
@@ -61,6 +63,8 @@ pub struct IdentitiesRequest {
     pub range: TimeRange,
     /// Of these streams.
     pub streams: Vec<StreamId>,
+    /// What must not be seen; `None` when that is nothing.
+    pub removals: Option<Arc<RemovalSpec>>,
 }
 
 /// Most entries whose identities one request tells.

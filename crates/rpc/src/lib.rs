@@ -7,6 +7,7 @@
 //!
 //! This crate never looks into a query: it carries LogQL as text.
 
+pub mod deletes;
 pub mod distributor;
 pub mod frontend;
 pub mod grpc;
@@ -16,6 +17,7 @@ pub mod patterns;
 pub mod querier;
 pub mod tail;
 
+pub use deletes::DeleteRequests;
 pub use distributor::Distributor;
 pub use frontend::QueryFrontend;
 pub use ingester::Ingester;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use skald_model::{
-    Direction, EntryHash, GroupVolume, LogEntry, QueryStats, Result, StreamId, TenantId, TimeRange,
-    VolumeSpec,
+    Direction, EntryHash, GroupVolume, LogEntry, QueryStats, RemovalSpec, Result, StreamId, TenantId,
+    TimeRange, VolumeSpec,
 };
 
 use crate::ingester::StreamInfo;
@@ -20,6 +20,10 @@ pub struct BlockRef {
     pub size: u64,
     /// Where Skald's sections and the footer begin: one range read from here gets them all.
     pub tail_offset: u64,
+    /// When the first of its entries was received, seconds since the Unix epoch; 0 when nobody knows.
+    pub received_min: i64,
+    /// Up to which generation of the tenant's delete requests all have been carried out on it.
+    pub deletes: u64,
 }
 
 /// A log query over some sources.
@@ -41,6 +45,8 @@ pub struct LogTask {
     pub blocks: Vec<BlockRef>,
     /// Raw bytes of lines that the task may still read; over it the task fails naming `max_query_bytes_read`.
     pub max_bytes: u64,
+    /// What the query must not see; `None` when that is nothing.
+    pub removals: Option<Arc<RemovalSpec>>,
 }
 
 /// What a log task found.
@@ -81,6 +87,8 @@ pub struct MetricTask {
     pub cut: Option<u64>,
     /// Streams that an ingester leaves out, because another source answers for them.
     pub skip: Arc<HashSet<StreamId>>,
+    /// What the query must not see; `None` when that is nothing.
+    pub removals: Option<Arc<RemovalSpec>>,
 }
 
 /// Mergeable partial aggregates.
@@ -128,6 +136,8 @@ pub struct BlockStreamsRequest {
     pub range: TimeRange,
     /// Only streams that pass one of these selectors, as LogQL text; none passes all.
     pub selectors: Vec<String>,
+    /// What must not be seen; `None` when that is nothing. Streams that are gone as a whole are not told.
+    pub removals: Option<Arc<RemovalSpec>>,
 }
 
 /// Which entries of some blocks to tell the identities of.
@@ -141,6 +151,8 @@ pub struct BlockIdentitiesRequest {
     pub range: TimeRange,
     /// Of these streams.
     pub streams: Vec<StreamId>,
+    /// What must not be seen; `None` when that is nothing.
+    pub removals: Option<Arc<RemovalSpec>>,
 }
 
 /// How much some blocks hold.

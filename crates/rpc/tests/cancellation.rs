@@ -86,6 +86,7 @@ async fn a_task_whose_caller_goes_away_ends_at_the_querier() {
         exclude: Arc::default(),
         cut: None,
         skip: Arc::default(),
+        removals: None,
     };
     let call = client.query_metric(task);
     tokio::select! {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use skald_model::{Direction, Kind, Result, Timestamp};
+use skald_rpc::DeleteRequests as _;
+use skald_rpc::deletes::NewDelete;
 use skald_rpc::frontend::{InstantQuery, QueryData, RangeQuery};
 use skald_rpc::{Distributor as _, QueryFrontend as _};
 
@@ -50,6 +52,20 @@ impl Cluster {
             Err(error) => note!(self.0.trace, "not acknowledged {numbers:?}: {error}"),
         }
         outcome
+    }
+
+    /// Asks to delete what `query` selects of all times until now, and returns the name of the request.
+    pub async fn delete(&self, query: &str) -> Result<String> {
+        let (tenant, query, end) = (self.0.tenant.clone(), query.to_owned(), self.now());
+        let outcome = self.0.deletes.add(NewDelete { tenant, query: query.clone(), start: 0, end }).await;
+        note!(self.0.trace, "delete {query}: {}", if outcome.is_ok() { "accepted" } else { "refused" });
+        outcome
+    }
+
+    /// Takes a request to delete back.
+    pub async fn cancel_delete(&self, id: &str) -> Result<()> {
+        note!(self.0.trace, "cancel delete {id}");
+        self.0.deletes.cancel(&self.0.tenant, id, false).await
     }
 
     /// Asks for all entries, and checks the answer.

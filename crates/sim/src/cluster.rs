@@ -12,13 +12,14 @@ use skald_cluster::topology::{Absent, Member as ViewMember};
 use skald_cluster::{Topology, View};
 use skald_distributor::Distributor;
 use skald_frontend::Frontend;
-use skald_ingester::delta::DeltaTable;
+use skald_ingester::delta::{DeltaTable, FlushDeletes};
 use skald_ingester::replicas::{RingWriters, Writers};
 use skald_ingester::wal::WalConfig;
 use skald_ingester::{Ingester, Instance};
 use skald_model::ring::RingMember;
 use skald_model::{Error, Limits, Result, TenantId, TenantLimits, Timestamp};
 use skald_querier::Querier;
+use skald_removal::DeleteLists;
 use skald_rpc::Ingester as _;
 use skald_rpc::memory::QueryMemory;
 use skald_runtime::Clock as _;
@@ -40,6 +41,8 @@ use crate::store::SimStore;
 use crate::trace::{Trace, note};
 
 /// Copies of each entry.
+/// How long a request to delete can be taken back.
+pub const CANCEL_PERIOD: Duration = Duration::from_secs(30);
 const REPLICATION_FACTOR: usize = 3;
 /// How long it may take until everybody knows of a member that comes or goes by itself, and of one that died.
 const NEWS: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(6));
@@ -104,6 +107,7 @@ pub(crate) struct Inner {
     pub(crate) distributors: Vec<Distributor>,
     distributor_clock: SimClock,
     pub(crate) frontend: Frontend,
+    pub(crate) deletes: skald_removal::Service,
     querier: Arc<Querier>,
     pub(crate) catalog: Arc<Catalog>,
     faults: Arc<Mutex<Faults>>,
@@ -188,6 +192,10 @@ impl Cluster {
             &registry,
         )
         .expect("a new registry");
+        let lists = Arc::new(DeleteLists::new(catalog.clone()));
+        let deletes_clock = Arc::new(clock.beside());
+        let deletes = skald_removal::Service::new(lists, deletes_clock, CANCEL_PERIOD, &Registry::new())
+            .expect("a new registry");
         let distributor_clock = clock.beside();
         let distributors = views.iter().take(DISTRIBUTORS.len()).map(|(_, view)| {
             let (config, clock) = (skald_distributor::Config::default(), Arc::new(distributor_clock.clone()));
@@ -207,6 +215,7 @@ impl Cluster {
             distributors,
             distributor_clock,
             frontend,
+            deletes,
             querier: Arc::new(querier),
             catalog,
             faults,
@@ -410,8 +419,15 @@ impl Cluster {
                 slow_puts: self.0.setup.slow_puts,
             };
             let catalog = catalog(way, &self.0.setup.faults, &self.0.faults, &registry);
+            let deletes = FlushDeletes {
+                lists: Arc::new(DeleteLists::new(catalog.clone())),
+                limits: Arc::new(self.0.limits.clone()),
+                clock: Arc::new(clock.clone()),
+                cancel_period: CANCEL_PERIOD,
+            };
             let open_table = move |instance: &Instance| -> Arc<dyn skald_ingester::table::Table> {
-                Arc::new(DeltaTable::new(catalog, BlockOptions::default(), instance))
+                let table = DeltaTable::new(catalog, BlockOptions::default(), instance);
+                Arc::new(table.with_deletes(deletes))
             };
             let writers: Arc<dyn Writers> = Arc::new(RingWriters {
                 topology: topology.clone(),

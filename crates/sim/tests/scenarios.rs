@@ -135,6 +135,7 @@ fn rule_4_snapshots_too_old_are_refused() {
             version: -1,
             blocks: Vec::new(),
             max_bytes: u64::MAX,
+            removals: None,
         };
         for name in cluster.running() {
             let answer = cluster.ingester(&name).expect("it runs").query_logs(task.clone()).await;
@@ -169,6 +170,89 @@ fn rule_5_stamps_of_clocks_that_lie_are_refused() {
         cluster.check(steady_state_stores_one_copy(&cluster.history(), &all_is_stored(&cluster).await));
         assert_eq!((see_all(&cluster).await, cluster.stored().await.expect("the table").len()), (6, 6));
     });
+}
+
+/// The numbers of the entries that a query sees, whatever the promises about entries that nobody deleted say.
+async fn seen(cluster: &Cluster) -> Vec<u64> {
+    let mut seen: Vec<u64> = cluster
+        .query(Direction::Forward, NO_LIMIT)
+        .await
+        .expect("an answer")
+        .iter()
+        .map(|e| e.number)
+        .collect();
+    seen.sort_unstable();
+    let counted = cluster.count().await.expect("an answer").values().sum::<u64>();
+    assert_eq!(counted, seen.len() as u64, "what is counted is what is seen");
+    seen
+}
+
+fn numbers(entries: &[Entry]) -> Vec<u64> {
+    entries.iter().map(|e| e.number).collect()
+}
+
+/// Rule 6. In the table, in memory, on two of three ingesters, over crashes and flushes: what is deleted stays deleted, and
+/// what comes later stays.
+#[test]
+fn rule_6_deletes_stay_deleted() {
+    simulate(12, || async {
+        let cluster = start().await;
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        flush_all(&cluster).await;
+        cluster.cut("distributor-0", "c");
+        cluster.push(0, &cluster.one_for_each()).await.expect("a quorum has it");
+        cluster.heal();
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        assert_eq!(seen(&cluster).await.len(), 18);
+
+        cluster.delete(r#"{app=~".+"}"#).await.expect("an acceptance");
+        assert_eq!(seen(&cluster).await, [] as [u64; 0]);
+        for name in ["a", "b", "c"] {
+            cluster.crash(name).await;
+            cluster.restart(name).await;
+        }
+        sleep(7.0).await;
+        assert_eq!(seen(&cluster).await, [] as [u64; 0], "nothing comes back from the logs");
+        let later = cluster.one_for_each();
+        cluster.push(0, &later).await.expect("an acknowledgement");
+        assert_eq!(seen(&cluster).await, numbers(&later));
+        flush_all(&cluster).await;
+        assert_eq!(seen(&cluster).await, numbers(&later));
+
+        // Once it cannot be taken back, what is still in memory is not even written.
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        cluster.delete(r#"{app=~".+"}"#).await.expect("an acceptance");
+        sleep(31.0).await;
+        flush_all(&cluster).await;
+        assert_eq!(seen(&cluster).await, [] as [u64; 0]);
+        for name in ["a", "b", "c"] {
+            cluster.crash(name).await;
+            cluster.restart(name).await;
+        }
+        sleep(7.0).await;
+        assert_eq!(seen(&cluster).await, [] as [u64; 0]);
+    });
+}
+
+/// Rule 6. What is taken back in time was never gone.
+#[test]
+fn rule_6_a_delete_that_is_taken_back_leaves_everything() {
+    simulate(13, || async {
+        let cluster = start().await;
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        let id = cluster.delete(r#"{app=~".+"}"#).await.expect("an acceptance");
+        assert_eq!(seen(&cluster).await, [] as [u64; 0]);
+        flush_all(&cluster).await;
+        cluster.cancel_delete(&id).await.expect("a cancellation");
+        assert_eq!(seen(&cluster).await.len(), 6);
+        all_is_stored_after_a_delete(&cluster).await;
+    });
+}
+
+/// Everything is in the table; queries may have been right not to show it.
+async fn all_is_stored_after_a_delete(cluster: &Cluster) {
+    let stored = cluster.stored().await.expect("blocks that can be read");
+    promise_1_acknowledged_is_never_lost(&cluster.history(), &stored).expect("nothing is lost");
 }
 
 /// Written once. Taken out by taking over at once (`Patience::after` of `ingester/src/replicas/mod.rs` gives 0).

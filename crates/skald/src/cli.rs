@@ -24,6 +24,9 @@ pub(crate) enum Command {
     /// Look at blocks.
     #[command(subcommand)]
     Block(BlockCommand),
+    /// Look at what retention does.
+    #[command(subcommand)]
+    Retention(RetentionCommand),
     /// Make entries for the file of users (auth.file).
     #[command(subcommand)]
     Auth(AuthCommand),
@@ -61,6 +64,18 @@ pub(crate) enum BlockCommand {
     Inspect {
         /// A Parquet file of a table.
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RetentionCommand {
+    /// Say what retention would remove now, by tenant and rule, and how much that is. Nothing is changed.
+    Plan {
+        /// Only of this tenant; may be repeated.
+        #[arg(long = "tenant", value_name = "NAME")]
+        tenants: Vec<String>,
+        #[command(flatten)]
+        args: ServeArgs,
     },
 }
 

@@ -107,6 +107,12 @@ fn announce(loaded: &Loaded) {
             "these keys of Loki's configuration have no effect in Skald"
         );
     }
+    let limits = &config.limits_config.0;
+    let expires =
+        limits.retention_period > 0 || limits.retention_bytes > 0 || !limits.retention_stream.is_empty();
+    if expires && !config.compactor.retention_enabled {
+        tracing::warn!("nothing expires, whatever limits_config says: compactor.retention_enabled is off");
+    }
     if config.common.replication_factor > 1 && !config.is_clustered() {
         tracing::warn!(
             replication_factor = config.common.replication_factor,

@@ -282,7 +282,7 @@ fn commands_without_a_server_answer() {
     assert_eq!(text(&["-version"]), text(&["version"]));
     assert!(text(&["config", "show", "--listen", "0.0.0.0:80"]).contains("http_listen_port: 80"));
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/docker-compose.yaml");
-    assert!(text(&["config", "check", fixture]).contains("limits_config.retention_period"));
+    assert!(text(&["config", "check", fixture]).contains("ingester.lifecycler.ring"));
     assert!(text(&[&format!("-config.file={fixture}"), "-verify-config"]).contains("is valid"));
     assert!(failure(&["health", "--url", "http://127.0.0.1:1/ready"]).contains("nobody listens"));
 }

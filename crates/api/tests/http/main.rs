@@ -8,6 +8,7 @@
 )]
 
 mod conformance;
+mod deletes;
 mod push;
 mod query;
 mod services;

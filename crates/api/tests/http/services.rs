@@ -1,6 +1,7 @@
 //! Services that write down what they are asked and answer what a test has set, and a client without a socket.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -9,10 +10,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use prometheus::Registry;
 use skald_api::status::ConfigView;
-use skald_api::{ApiDeps, Config, Node, router};
+use skald_api::{ApiDeps, Config, Deletes, Node, router};
 use skald_model::{
     EntryHash, Error, GroupVolume, Kind, Limits, Push, QueryStats, Result, StreamId, TenantId,
 };
+use skald_rpc::deletes::{DeleteProgress, DeleteStatus, NewDelete};
 use skald_rpc::frontend::{
     DetectedField, DetectedFieldsQuery, DetectedLabel, IndexStats, InstantQuery, MetadataRequest, QueryData,
     QueryResponse, RangeQuery, VolumeQuery,
@@ -23,7 +25,7 @@ use skald_rpc::ingester::{
 use skald_rpc::patterns::{PatternSeries, PatternsQuery, PatternsRequest};
 use skald_rpc::querier::{LogResult, LogTask, MetricResult, MetricTask};
 use skald_rpc::tail::{TailQuery, TailStream, TailTask};
-use skald_rpc::{Distributor, Ingester, QueryFrontend};
+use skald_rpc::{DeleteRequests, Distributor, Ingester, QueryFrontend};
 use skald_runtime::Tasks;
 use skald_runtime::clock::ManualClock;
 use skald_runtime::metrics::BuildInfo;
@@ -72,6 +74,36 @@ fn fields(what: &str, q: &DetectedFieldsQuery) -> String {
         "{what} tenant={} query={} start={} end={} line_limit={} limit={}",
         q.tenant, q.query, q.start, q.end, q.line_limit, q.limit
     )
+}
+
+#[async_trait]
+impl DeleteRequests for Services {
+    async fn add(&self, r: NewDelete) -> Result<String> {
+        let text = format!("add tenant={} query={} start={} end={}", r.tenant, r.query, r.start, r.end);
+        self.ask(text, "0123".to_owned())
+    }
+
+    async fn list(&self, tenant: &TenantId) -> Result<Vec<DeleteStatus>> {
+        let status = |id: &str, progress| DeleteStatus {
+            id: id.into(),
+            start: NOW - 3_600_000_000_000,
+            end: NOW - 500_000_000,
+            query: "{app=\"a\"} |= \"x\"".into(),
+            progress,
+            created: NOW,
+        };
+        let all = [DeleteProgress::Received, DeleteProgress::Percent(42), DeleteProgress::Processed];
+        let all = all.into_iter().zip(["a", "b", "c"]).map(|(progress, id)| status(id, progress));
+        self.ask(format!("list tenant={tenant}"), all.collect())
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: &str, force: bool) -> Result<()> {
+        self.ask(format!("cancel tenant={tenant} id={id} force={force}"), ())
+    }
+
+    async fn generation(&self, tenant: &TenantId) -> Result<u64> {
+        self.ask(format!("generation tenant={tenant}"), 7)
+    }
 }
 
 #[async_trait]
@@ -249,6 +281,7 @@ pub fn surface_with(services: &Arc<Services>, config: Config) -> Router {
         limits: Arc::new(Arc::new(Limits { loki_strict: true, ..Limits::default() })),
         distributor: Some(services.clone()),
         frontend: Some(services.clone()),
+        deletes: Some(Deletes { requests: services.clone(), max_interval: Duration::from_secs(3600) }),
         flush: Some(services.clone()),
         members: None,
         lifecycle: None,

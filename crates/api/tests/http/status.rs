@@ -119,6 +119,7 @@ async fn roles_that_do_not_run_have_no_routes() {
         limits: Arc::new(Arc::new(Limits::default())),
         distributor: None,
         frontend: Some(services),
+        deletes: None,
         flush: None,
         members: None,
         lifecycle: None,

@@ -164,6 +164,18 @@ impl Tail {
         }
     }
 
+    /// Leaves out what has expired already when it comes. A delete request is about nothing that comes after it.
+    fn without_expired(&self, entries: &mut Vec<LogEntry>) {
+        let (tenant, now) = (&self.query.tenant, self.frontend.clock.now());
+        match self.frontend.resolver.expired(tenant, now) {
+            Ok(None) => {}
+            Ok(Some(rules)) => {
+                entries.retain(|e| e.timestamp >= rules.cutoff_of(e.labels.stream.as_ref()));
+            }
+            Err(error) => tracing::warn!(%tenant, %error, "a tail shows what may have expired"),
+        }
+    }
+
     /// The newest entries since `start`, oldest first.
     async fn query(&self, start: Timestamp, limit: usize) -> Result<Vec<LogEntry>> {
         let query = self.range_query(start, limit);
@@ -263,6 +275,7 @@ impl Running {
 
     fn take(&mut self, mut batch: TailBatch) {
         batch.entries.retain(|e| self.seen.insert(e));
+        self.tail.without_expired(&mut batch.entries);
         if !batch.entries.is_empty() || !batch.dropped.is_empty() {
             self.held.add(batch, Instant::now());
         }

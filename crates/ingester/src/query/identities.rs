@@ -7,6 +7,7 @@ use skald_model::{EntryHash, Error, Result, StreamId};
 use skald_rpc::ingester::{IDENTITIES_MAX, IdentitiesRequest};
 
 use super::Cancelled;
+use super::removals::{self, Removing};
 use crate::segment::Segment;
 
 /// The identities of the entries that are asked for, each once, in no order.
@@ -16,12 +17,13 @@ pub(crate) fn identities(
     cancelled: &Cancelled,
 ) -> Result<Vec<(StreamId, EntryHash)>> {
     let wanted: HashSet<StreamId> = request.streams.iter().copied().collect();
+    let mut removing = Removing::of(request.removals.as_ref())?;
     let mut found = HashSet::new();
     for segment in segments {
         let batches = segment.batches();
         for stream in segment.streams().iter().filter(|s| wanted.contains(&s.id)) {
             cancelled.check()?;
-            let rows = &stream.rows[stream.range(&request.range)];
+            let rows = removals::rows(removing.as_mut(), segment, stream, &request.range);
             for row in rows.iter().filter(|r| batches.get(r.batch).lsn <= request.cut) {
                 found.insert((stream.id, batches.identity(row)));
             }

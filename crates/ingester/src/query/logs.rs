@@ -9,6 +9,7 @@ use skald_rpc::memory::QueryShare;
 use skald_rpc::querier::{LogResult, LogTask};
 
 use super::merge::Merge;
+use super::removals::Removing;
 use super::sources::{BodySearch, Copies, Source, Sources};
 use super::{Budget, Cancelled};
 use crate::segment::Segment;
@@ -24,7 +25,8 @@ pub(crate) fn query_logs(
     share: &mut QueryShare,
     cancelled: &Cancelled,
 ) -> Result<LogResult> {
-    let sources = Sources::select(segments, &query.selector, task.range, |_| true);
+    let mut removing = Removing::of(task.removals.as_ref())?;
+    let sources = Sources::select(segments, &query.selector, task.range, removing.as_ref(), |_| true);
     if let (Some(invalid), true) = (&query.invalid, sources.streams > 0) {
         return Err(invalid.clone().into());
     }
@@ -48,6 +50,11 @@ pub(crate) fn query_logs(
             continue;
         }
         let stream = source.stream;
+        if let (Some(rules), Some(removing)) = (&source.rules, &mut removing)
+            && !removing.keeps(rules, &segments[source.segment], stream, row)
+        {
+            continue;
+        }
         let Some(done) = stages.process(row.timestamp, &batches.line_bytes(row), &stream.labels, metadata)
         else {
             continue;

@@ -8,6 +8,7 @@ use skald_rpc::memory::QueryShare;
 use skald_rpc::querier::{MetricResult, MetricTask};
 
 use super::merge::Merge;
+use super::removals::Removing;
 use super::sources::{BodySearch, Copies, Source, Sources};
 use super::{Budget, Cancelled};
 use crate::segment::{Row, Segment};
@@ -48,7 +49,8 @@ fn aggregate(
     hold: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<u8>> {
     let (own, shards) = (u64::from(task.shard.0), u64::from(task.shard.1.max(1)));
-    let sources = Sources::select(segments, &leaf.selector, leaf.times(steps), |id| {
+    let mut removing = Removing::of(task.removals.as_ref())?;
+    let sources = Sources::select(segments, &leaf.selector, leaf.times(steps), removing.as_ref(), |id| {
         id.0 % shards == own && !task.skip.contains(&id)
     });
     let cut = task.cut.unwrap_or(u64::MAX);
@@ -73,6 +75,11 @@ fn aggregate(
             let (line, metadata) = (batches.line(row), batches.metadata(row));
             budget.spend(stats, line, metadata)?;
             if !leaf.predicate.matches(line) {
+                continue;
+            }
+            if let (Some(rules), Some(removing)) = (&source.rules, &mut removing)
+                && !removing.keeps(rules, &segments[source.segment], source.stream, row)
+            {
                 continue;
             }
             if source.shared || !task.exclude.is_empty() {

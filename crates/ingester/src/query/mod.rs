@@ -8,10 +8,13 @@ mod logs;
 mod merge;
 mod metric;
 mod pool;
+mod removals;
 mod sources;
 mod streams;
 mod volumes;
 
+#[cfg(test)]
+mod removal_tests;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +22,7 @@ pub(crate) use identities::identities;
 pub(crate) use logs::{Stages, query_logs};
 pub(crate) use metric::query_metric;
 pub(crate) use pool::{Cancelled, Pool};
+pub(crate) use removals::Removing;
 pub(crate) use streams::streams;
 pub(crate) use volumes::volumes;
 

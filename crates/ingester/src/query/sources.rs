@@ -5,8 +5,10 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use skald_model::line_filter::Needle;
 use skald_model::{EntryHash, LinePredicate, Selector, StreamId, TimeRange, Timestamp};
+use skald_removal::{Keep, RowRules};
 
 use super::merge::Cursor;
+use super::removals::Removing;
 use crate::segment::{Row, Segment, StreamRows};
 
 /// Bodies are searched as a whole only if at least this share of their rows is asked about.
@@ -28,6 +30,8 @@ pub(super) struct Source<'a> {
     pub(super) ordinal: u32,
     /// Whether another segment has the stream, too.
     pub(super) shared: bool,
+    /// What its rows have to be tried for, if not all of them stay.
+    pub(super) rules: Option<RowRules>,
 }
 
 impl<'a> Source<'a> {
@@ -42,14 +46,25 @@ impl<'a> Sources<'a> {
         segments: &'a [Arc<Segment>],
         selector: &Selector,
         range: TimeRange,
+        removing: Option<&Removing>,
         wanted: impl Fn(StreamId) -> bool,
     ) -> Self {
         let mut list = Vec::new();
         for (segment, held) in segments.iter().enumerate() {
             for stream in held.streams() {
-                let rows = stream.range(&range);
-                if !rows.is_empty() && wanted(stream.id) && selector.matches(stream.labels.as_ref()) {
-                    list.push(Source { segment, stream, rows, ordinal: 0, shared: false });
+                let mut rows = stream.range(&range);
+                if rows.is_empty() || !wanted(stream.id) || !selector.matches(stream.labels.as_ref()) {
+                    continue;
+                }
+                let mut rules = None;
+                match removing.map_or(Keep::All, |r| r.keep(held, stream)) {
+                    Keep::All => {}
+                    Keep::Nothing => continue,
+                    Keep::Within(kept) => rows = stream.range(&range.intersect(&kept)),
+                    Keep::Rows(r) => rules = Some(r),
+                }
+                if !rows.is_empty() {
+                    list.push(Source { segment, stream, rows, ordinal: 0, shared: false, rules });
                 }
             }
         }

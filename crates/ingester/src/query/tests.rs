@@ -29,6 +29,7 @@ fn task(query: &str, direction: Direction, limit: usize) -> LogTask {
         version: -1,
         blocks: Vec::new(),
         max_bytes: u64::MAX,
+        removals: None,
     }
 }
 
@@ -152,7 +153,7 @@ fn streams_are_told_with_what_is_known_of_them() {
     let find = |selectors: &[&str], range| {
         let selectors: Vec<_> = selectors.iter().map(|s| (*s).to_owned()).collect();
         let selectors = parse_selectors(&selectors).unwrap();
-        let found = streams(&segments, &selectors, range, &Cancelled::default()).unwrap().streams;
+        let found = streams(&segments, &selectors, range, None, &Cancelled::default()).unwrap().streams;
         let show = |s: &skald_rpc::ingester::StreamInfo| {
             (s.labels.get("app").unwrap().to_owned(), s.min_ts, s.max_ts, s.entries, s.bytes)
         };
@@ -233,6 +234,7 @@ fn range_aggregations_count_each_entry_once_and_by_shard() {
             exclude: Arc::new(exclude.iter().copied().collect()),
             cut: None,
             skip: Arc::default(),
+            removals: None,
         };
         let mut share = QueryMemory::default().share();
         query_metric(&segments, &query, &task, &mut share, &Cancelled::default()).unwrap()
@@ -283,7 +285,7 @@ fn volumes_are_counted_entry_by_entry() {
     let count = |step, selector: &str, range| {
         let spec = VolumeSpec { step, groups: VolumeGroups::Streams, whole_kib: false };
         let selectors = parse_selectors(&[selector.to_owned()]).unwrap();
-        volumes(&segments, &selectors, range, spec, &HashSet::new(), &Cancelled::default()).unwrap()
+        volumes(&segments, &selectors, range, spec, &HashSet::new(), None, &Cancelled::default()).unwrap()
     };
     let metadata = skald_model::volume::metadata_text_bytes(
         segments[0].batches().metadata(&segments[0].streams()[0].rows[1]),

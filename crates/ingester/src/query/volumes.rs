@@ -8,7 +8,8 @@ use skald_model::{
 };
 
 use super::Cancelled;
-use crate::segment::{Segment, StreamRows};
+use super::removals::{self, Removing};
+use crate::segment::{Row, Segment, StreamRows};
 
 /// What the streams that pass one of the selectors (none passes all) hold in `range`, counted entry by entry.
 pub(crate) fn volumes(
@@ -17,6 +18,7 @@ pub(crate) fn volumes(
     range: TimeRange,
     spec: VolumeSpec,
     skip: &HashSet<StreamId>,
+    mut removing: Option<Removing>,
     cancelled: &Cancelled,
 ) -> Result<Vec<GroupVolume>> {
     let passes = |s: &StreamRows| {
@@ -27,15 +29,15 @@ pub(crate) fn volumes(
     for segment in segments {
         for stream in segment.streams().iter().filter(|s| passes(s)) {
             cancelled.check()?;
-            let steps = count(segment, stream, range, all.spec());
+            let rows = removals::rows(removing.as_mut(), segment, stream, &range);
+            let steps = count(segment, stream, &rows, all.spec());
             all.add_counted(&stream.labels, steps)?;
         }
     }
     Ok(all.finish())
 }
 
-fn count(segment: &Segment, stream: &StreamRows, range: TimeRange, spec: &VolumeSpec) -> Vec<StepVolume> {
-    let mut rows = &stream.rows[stream.range(&range)];
+fn count(segment: &Segment, stream: &StreamRows, mut rows: &[Row], spec: &VolumeSpec) -> Vec<StepVolume> {
     let whole = rows.len() == stream.rows.len();
     let mut steps = Vec::new();
     while let Some(first) = rows.first() {

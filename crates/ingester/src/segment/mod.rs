@@ -347,6 +347,22 @@ impl Segment {
         self.entries += to.rows.len() as u64;
     }
 
+    /// The same entries without those that `stays` does not keep; it gets the number of the stream and the row.
+    pub(crate) fn retained(&self, mut stays: impl FnMut(usize, &Row) -> bool) -> Segment {
+        let mut part = Segment::new(self.digests);
+        part.batches = self.batches.clone();
+        (part.lsns, part.memory_bytes) = (self.lsns, self.memory_bytes);
+        for (number, stream) in self.streams.iter().enumerate() {
+            let rows: Vec<Row> = stream.rows.iter().filter(|r| stays(number, r)).copied().collect();
+            for second in rows.iter().map(|r| self.batches.stamp(r).second) {
+                let known = part.seconds.unwrap_or((second, second));
+                part.seconds = Some((known.0.min(second), known.1.max(second)));
+            }
+            part.add_rows(stream, rows);
+        }
+        part
+    }
+
     /// Pushes that brought nothing new, with their streams.
     pub(crate) fn repeated(&self) -> &[(PushId, Vec<StreamId>)] {
         &self.repeated

@@ -44,6 +44,8 @@ pub(crate) enum SealReason {
     Forced,
     /// A replay filled the memory.
     Replay,
+    /// What comes now comes after a delete request that is about what it holds.
+    Deletes,
 }
 
 impl SealReason {
@@ -55,6 +57,7 @@ impl SealReason {
             SealReason::Log => "log",
             SealReason::Forced => "forced",
             SealReason::Replay => "replay",
+            SealReason::Deletes => "deletes",
         }
     }
 }
@@ -83,6 +86,8 @@ pub(crate) struct Tenant {
 pub(crate) struct State {
     active: Segment,
     active_since: Timestamp,
+    /// The second of the delete request for which a segment was sealed last.
+    sealed_for: i64,
     sealed: VecDeque<Sealed>,
     window: Window,
     /// The newest table version at which something was released; `None` while nobody has asked.
@@ -185,6 +190,7 @@ impl Tenant {
         let state = State {
             active: Segment::new(shared),
             active_since: now,
+            sealed_for: i64::MIN,
             sealed: VecDeque::new(),
             window: Window::default(),
             released: None,
@@ -239,6 +245,20 @@ impl State {
     pub(crate) fn learn(&mut self, batch: &Batch, now: Timestamp) -> usize {
         self.used_at = now;
         self.window.learn(batch, now)
+    }
+
+    /// Whether the growing segment is to be sealed before something of second `second` is added, because of a delete
+    /// request in between, which `between` finds. An exact copy of something that is deleted would be lost in one segment
+    /// with it. Once for each request: stamps need not come in order.
+    pub(crate) fn is_divided(&mut self, second: i64, between: impl FnOnce(i64, i64) -> Option<i64>) -> bool {
+        let Some((first, _)) = self.active.seconds() else { return false };
+        match between(first, second) {
+            Some(border) if border > self.sealed_for => {
+                self.sealed_for = border;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Adds a logged batch.

@@ -143,6 +143,42 @@ pub struct BlockRef {
     pub size: u64,
     #[prost(uint64, tag = "3")]
     pub tail_offset: u64,
+    #[prost(sint64, tag = "4")]
+    pub received_min: i64,
+    #[prost(uint64, tag = "5")]
+    pub deletes: u64,
+}
+/// A delete request as queries apply it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteRule {
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    #[prost(sint64, tag = "2")]
+    pub accepted: i64,
+    #[prost(message, optional, tag = "3")]
+    pub range: ::core::option::Option<TimeRange>,
+    #[prost(string, tag = "4")]
+    pub query: ::prost::alloc::string::String,
+}
+/// Streams that expire at a time of their own.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CutoffRule {
+    #[prost(string, tag = "1")]
+    pub selector: ::prost::alloc::string::String,
+    #[prost(sfixed64, tag = "2")]
+    pub cutoff: i64,
+}
+/// What a query must not see; see skald-model.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RemovalSpec {
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub deletes: ::prost::alloc::vec::Vec<DeleteRule>,
+    #[prost(message, repeated, tag = "3")]
+    pub cutoffs: ::prost::alloc::vec::Vec<CutoffRule>,
+    #[prost(sfixed64, tag = "4")]
+    pub cutoff: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LogTask {
@@ -162,6 +198,8 @@ pub struct LogTask {
     pub blocks: ::prost::alloc::vec::Vec<BlockRef>,
     #[prost(uint64, tag = "8")]
     pub max_bytes: u64,
+    #[prost(message, optional, tag = "9")]
+    pub removals: ::core::option::Option<RemovalSpec>,
 }
 /// Entries, and with the last chunk what they cost.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -202,6 +240,8 @@ pub struct MetricTask {
     /// Streams that another source answers for.
     #[prost(fixed64, repeated, tag = "13")]
     pub skip: ::prost::alloc::vec::Vec<u64>,
+    #[prost(message, optional, tag = "14")]
+    pub removals: ::core::option::Option<RemovalSpec>,
 }
 /// The next piece of the encoded partial aggregates, and with the last one what they cost.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -615,7 +655,7 @@ pub struct PushStamp {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IngesterPushResponse {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IngesterStreamsRequest {
     #[prost(string, tag = "1")]
     pub tenant: ::prost::alloc::string::String,
@@ -625,6 +665,8 @@ pub struct IngesterStreamsRequest {
     pub range: ::core::option::Option<TimeRange>,
     #[prost(string, repeated, tag = "4")]
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "5")]
+    pub removals: ::core::option::Option<RemovalSpec>,
 }
 /// Streams, and the place in the ingester's log up to which they were counted.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -634,7 +676,7 @@ pub struct HeldStreamChunk {
     #[prost(uint64, tag = "2")]
     pub cut: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IngesterIdentitiesRequest {
     #[prost(string, tag = "1")]
     pub tenant: ::prost::alloc::string::String,
@@ -646,6 +688,8 @@ pub struct IngesterIdentitiesRequest {
     pub range: ::core::option::Option<TimeRange>,
     #[prost(fixed64, repeated, tag = "5")]
     pub streams: ::prost::alloc::vec::Vec<u64>,
+    #[prost(message, optional, tag = "6")]
+    pub removals: ::core::option::Option<RemovalSpec>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldingRequest {}
@@ -684,7 +728,7 @@ pub struct TailTask {
     #[prost(string, tag = "2")]
     pub query: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IngesterVolumesRequest {
     #[prost(message, optional, tag = "1")]
     pub streams: ::core::option::Option<IngesterStreamsRequest>,
@@ -1789,6 +1833,8 @@ pub struct BlockStreamsRequest {
     pub range: ::core::option::Option<TimeRange>,
     #[prost(string, repeated, tag = "4")]
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "5")]
+    pub removals: ::core::option::Option<RemovalSpec>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BlockIdentitiesRequest {
@@ -1800,6 +1846,8 @@ pub struct BlockIdentitiesRequest {
     pub range: ::core::option::Option<TimeRange>,
     #[prost(fixed64, repeated, tag = "4")]
     pub streams: ::prost::alloc::vec::Vec<u64>,
+    #[prost(message, optional, tag = "5")]
+    pub removals: ::core::option::Option<RemovalSpec>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BlockVolumesRequest {

@@ -7,6 +7,7 @@ use skald_model::{
 };
 
 use super::proto;
+use super::removals::{removals_from, removals_to};
 use crate::frontend::{InstantQuery, MetadataRequest, RangeQuery, Series};
 use crate::ingester::{IdentitiesRequest, StreamInfo, StreamsRequest};
 use crate::querier::{BlockIdentitiesRequest, BlockRef, BlockStreamsRequest, LogTask, MetricTask};
@@ -20,11 +21,11 @@ pub(super) fn tenant(id: &str) -> Result<TenantId> {
     TenantId::new(id)
 }
 
-fn range_to(range: TimeRange) -> Option<proto::TimeRange> {
+pub(super) fn range_to(range: TimeRange) -> Option<proto::TimeRange> {
     Some(proto::TimeRange { start: range.start, end: range.end })
 }
 
-fn range_from(range: Option<proto::TimeRange>) -> Result<TimeRange> {
+pub(super) fn range_from(range: Option<proto::TimeRange>) -> Result<TimeRange> {
     let range = range.ok_or_else(|| Error::invalid("the request has no time range"))?;
     Ok(TimeRange::new(range.start, range.end))
 }
@@ -44,19 +45,29 @@ fn direction_from(direction: proto::Direction) -> Direction {
 }
 
 fn blocks_to(blocks: Vec<BlockRef>) -> Vec<proto::BlockRef> {
-    let block =
-        |BlockRef { path, size, tail_offset }| proto::BlockRef { path: path.to_string(), size, tail_offset };
+    let block = |BlockRef { path, size, tail_offset, received_min, deletes }| proto::BlockRef {
+        path: path.to_string(),
+        size,
+        tail_offset,
+        received_min,
+        deletes,
+    };
     blocks.into_iter().map(block).collect()
 }
 
 fn blocks_from(blocks: Vec<proto::BlockRef>) -> Vec<BlockRef> {
-    let block =
-        |proto::BlockRef { path, size, tail_offset }| BlockRef { path: path.into(), size, tail_offset };
+    let block = |proto::BlockRef { path, size, tail_offset, received_min, deletes }| BlockRef {
+        path: path.into(),
+        size,
+        tail_offset,
+        received_min,
+        deletes,
+    };
     blocks.into_iter().map(block).collect()
 }
 
 pub(super) fn log_task_to(task: LogTask) -> proto::LogTask {
-    let LogTask { tenant, query, range, direction, limit, version, blocks, max_bytes } = task;
+    let LogTask { tenant, query, range, direction, limit, version, blocks, max_bytes, removals } = task;
     proto::LogTask {
         tenant: tenant.as_str().to_owned(),
         query: query.to_string(),
@@ -66,6 +77,7 @@ pub(super) fn log_task_to(task: LogTask) -> proto::LogTask {
         version,
         blocks: blocks_to(blocks),
         max_bytes,
+        removals: removals_to(removals),
     }
 }
 
@@ -79,6 +91,7 @@ pub(super) fn log_task_from(task: proto::LogTask) -> Result<LogTask> {
         version: task.version,
         blocks: blocks_from(task.blocks),
         max_bytes: task.max_bytes,
+        removals: removals_from(task.removals)?,
     })
 }
 
@@ -96,6 +109,7 @@ pub(super) fn metric_task_to(task: MetricTask) -> proto::MetricTask {
         exclude,
         cut,
         skip,
+        removals,
     } = task;
     proto::MetricTask {
         tenant: tenant.as_str().to_owned(),
@@ -111,6 +125,7 @@ pub(super) fn metric_task_to(task: MetricTask) -> proto::MetricTask {
         exclude: identities_to(exclude.iter()),
         cut,
         skip: ids_to(skip.iter()),
+        removals: removals_to(removals),
     }
 }
 
@@ -150,48 +165,52 @@ pub(super) fn ids_from<C: FromIterator<StreamId>>(ids: Vec<u64>) -> C {
 }
 
 pub(super) fn identities_request_to(request: IdentitiesRequest) -> proto::IngesterIdentitiesRequest {
-    let IdentitiesRequest { tenant, version, cut, range, streams } = request;
+    let IdentitiesRequest { tenant, version, cut, range, streams, removals } = request;
     proto::IngesterIdentitiesRequest {
         tenant: tenant.as_str().to_owned(),
         version,
         cut,
         range: range_to(range),
         streams: ids_to(streams.iter()),
+        removals: removals_to(removals),
     }
 }
 
 pub(super) fn identities_request_from(
     request: proto::IngesterIdentitiesRequest,
 ) -> Result<IdentitiesRequest> {
-    let proto::IngesterIdentitiesRequest { tenant: id, version, cut, range, streams } = request;
+    let proto::IngesterIdentitiesRequest { tenant: id, version, cut, range, streams, removals } = request;
     Ok(IdentitiesRequest {
         tenant: tenant(&id)?,
         version,
         cut,
         range: range_from(range)?,
         streams: ids_from(streams),
+        removals: removals_from(removals)?,
     })
 }
 
 pub(super) fn block_identities_to(request: BlockIdentitiesRequest) -> proto::BlockIdentitiesRequest {
-    let BlockIdentitiesRequest { tenant, blocks, range, streams } = request;
+    let BlockIdentitiesRequest { tenant, blocks, range, streams, removals } = request;
     proto::BlockIdentitiesRequest {
         tenant: tenant.as_str().to_owned(),
         blocks: blocks_to(blocks),
         range: range_to(range),
         streams: ids_to(streams.iter()),
+        removals: removals_to(removals),
     }
 }
 
 pub(super) fn block_identities_from(
     request: proto::BlockIdentitiesRequest,
 ) -> Result<BlockIdentitiesRequest> {
-    let proto::BlockIdentitiesRequest { tenant: id, blocks, range, streams } = request;
+    let proto::BlockIdentitiesRequest { tenant: id, blocks, range, streams, removals } = request;
     Ok(BlockIdentitiesRequest {
         tenant: tenant(&id)?,
         blocks: blocks_from(blocks),
         range: range_from(range)?,
         streams: ids_from(streams),
+        removals: removals_from(removals)?,
     })
 }
 
@@ -230,6 +249,7 @@ pub(super) fn metric_task_from(task: proto::MetricTask) -> Result<MetricTask> {
         exclude,
         cut,
         skip,
+        removals,
     } = task;
     if shard >= shards {
         return Err(Error::invalid(format!("there is no shard {shard} of {shards}")));
@@ -247,41 +267,51 @@ pub(super) fn metric_task_from(task: proto::MetricTask) -> Result<MetricTask> {
         exclude: Arc::new(identities_from(&exclude)?),
         cut,
         skip: Arc::new(ids_from(skip)),
+        removals: removals_from(removals)?,
     })
 }
 
 pub(super) fn ingester_streams_to(request: StreamsRequest) -> proto::IngesterStreamsRequest {
-    let StreamsRequest { tenant, version, range, selectors } = request;
+    let StreamsRequest { tenant, version, range, selectors, removals } = request;
     proto::IngesterStreamsRequest {
         tenant: tenant.as_str().to_owned(),
         version,
         range: range_to(range),
         selectors,
+        removals: removals_to(removals),
     }
 }
 
 pub(super) fn ingester_streams_from(request: proto::IngesterStreamsRequest) -> Result<StreamsRequest> {
-    let proto::IngesterStreamsRequest { tenant: id, version, range, selectors } = request;
-    Ok(StreamsRequest { tenant: tenant(&id)?, version, range: range_from(range)?, selectors })
+    let proto::IngesterStreamsRequest { tenant: id, version, range, selectors, removals } = request;
+    Ok(StreamsRequest {
+        tenant: tenant(&id)?,
+        version,
+        range: range_from(range)?,
+        selectors,
+        removals: removals_from(removals)?,
+    })
 }
 
 pub(super) fn block_streams_to(request: BlockStreamsRequest) -> proto::BlockStreamsRequest {
-    let BlockStreamsRequest { tenant, blocks, range, selectors } = request;
+    let BlockStreamsRequest { tenant, blocks, range, selectors, removals } = request;
     proto::BlockStreamsRequest {
         tenant: tenant.as_str().to_owned(),
         blocks: blocks_to(blocks),
         range: range_to(range),
         selectors,
+        removals: removals_to(removals),
     }
 }
 
 pub(super) fn block_streams_from(request: proto::BlockStreamsRequest) -> Result<BlockStreamsRequest> {
-    let proto::BlockStreamsRequest { tenant: id, blocks, range, selectors } = request;
+    let proto::BlockStreamsRequest { tenant: id, blocks, range, selectors, removals } = request;
     Ok(BlockStreamsRequest {
         tenant: tenant(&id)?,
         blocks: blocks_from(blocks),
         range: range_from(range)?,
         selectors,
+        removals: removals_from(removals)?,
     })
 }
 

@@ -21,6 +21,7 @@ mod frontend;
 mod ingester;
 mod patterns;
 mod querier;
+mod removals;
 mod tail;
 #[cfg(test)]
 mod tests;

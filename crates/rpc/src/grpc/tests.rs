@@ -13,6 +13,7 @@ use prometheus::Registry;
 use proptest::prelude::*;
 use prost::Message as _;
 use skald_model::batch::Entries;
+use skald_model::removal::{CutoffRule, DeleteRule, RemovalSpec};
 use skald_model::{
     Batch, BatchStream, Digest, Direction, EntryHash, EntryLabels, EntryRef, Error, GroupVolume, Kind,
     Labels, LabelsRef, LogEntry, Push, PushLabels, PushStamp, PushStream, QueryStats, Result, StepVolume,
@@ -328,6 +329,24 @@ fn batch() -> Batch {
     }
 }
 
+fn removals() -> Arc<RemovalSpec> {
+    let delete = |generation, accepted, range, query: &str| DeleteRule {
+        generation,
+        accepted,
+        range,
+        query: query.into(),
+    };
+    Arc::new(RemovalSpec {
+        generation: u64::MAX,
+        deletes: vec![
+            delete(1, -5, TimeRange::new(i64::MIN, 0), "{app=\"a\"} |= `x`"),
+            delete(2, i64::MAX, TimeRange::ALL, "{}"),
+        ],
+        cutoffs: vec![CutoffRule { selector: "{a=\"b\"}".into(), cutoff: -9 }],
+        cutoff: i64::MIN,
+    })
+}
+
 fn log_task() -> LogTask {
     LogTask {
         tenant: tenant(),
@@ -336,8 +355,15 @@ fn log_task() -> LogTask {
         direction: Direction::Forward,
         limit: 17,
         version: -1,
-        blocks: vec![BlockRef { path: "date=2024-01-01/x.parquet".into(), size: 9, tail_offset: 4 }],
+        blocks: vec![BlockRef {
+            path: "date=2024-01-01/x.parquet".into(),
+            size: 9,
+            tail_offset: 4,
+            received_min: -3,
+            deletes: 7,
+        }],
         max_bytes: u64::MAX,
+        removals: Some(removals()),
     }
 }
 
@@ -355,6 +381,7 @@ fn metric_task() -> MetricTask {
         cut: Some(0),
         skip: Arc::new(HashSet::from([StreamId(9)])),
         exclude: Arc::new(HashSet::from([(StreamId(3), EntryHash(u128::MAX - 5))])),
+        removals: Some(removals()),
     }
 }
 
@@ -468,7 +495,13 @@ async fn the_ingester_answers_the_same_across_the_wire() {
         stamp: PushStamp { origin: u64::MAX, sequence: 1, second: -3, partial: false },
         batch: Arc::new(batch()),
     };
-    let streams = StreamsRequest { tenant: tenant(), version: 5, range: TimeRange::ALL, selectors: vec![] };
+    let streams = StreamsRequest {
+        tenant: tenant(),
+        version: 5,
+        range: TimeRange::ALL,
+        selectors: vec![],
+        removals: Some(removals()),
+    };
     same!(fake, client, Ingester, |s| s.push(push.clone()));
     same!(fake, client, Ingester, |s| s.query_logs(log_task()));
     same!(fake, client, Ingester, |s| s.query_metric(metric_task()));
@@ -479,6 +512,7 @@ async fn the_ingester_answers_the_same_across_the_wire() {
         cut: 7,
         range: TimeRange::ALL,
         streams: vec![StreamId(u64::MAX)],
+        removals: Some(removals()),
     };
     same!(fake, client, Ingester, |s| s.identities(asked.clone()));
     same!(fake, client, Ingester, |s| s.holding());
@@ -513,6 +547,7 @@ async fn the_querier_answers_the_same_across_the_wire() {
         blocks: log_task().blocks,
         range: TimeRange::ALL,
         selectors: vec!["{}".into()],
+        removals: Some(removals()),
     };
     same!(fake, client, Querier, |s| s.query_logs(log_task()));
     same!(fake, client, Querier, |s| s.query_metric(metric_task()));
@@ -522,6 +557,7 @@ async fn the_querier_answers_the_same_across_the_wire() {
         blocks: log_task().blocks,
         range: TimeRange::new(1, 2),
         streams: vec![StreamId(7)],
+        removals: None,
     };
     same!(fake, client, Querier, |s| s.identities(asked.clone()));
     for groups in [VolumeGroups::Streams, VolumeGroups::Labels(vec!["app".into()])] {

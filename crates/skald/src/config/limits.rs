@@ -5,14 +5,14 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
-use skald_model::Limits;
 use skald_model::label_text::parse_selector;
 use skald_model::limits::AttributeRule;
 use skald_model::regex::{Mode, Regex};
+use skald_model::{Limits, Retention};
 use skald_runtime::units;
 
 /// Limits whose value is a duration; `Limits` has them in nanoseconds.
-const DURATIONS: [&str; 7] = [
+const DURATIONS: [&str; 8] = [
     "reject_old_samples_max_age",
     "creation_grace_period",
     "max_query_length",
@@ -20,10 +20,11 @@ const DURATIONS: [&str; 7] = [
     "max_query_range",
     "query_timeout",
     "split_queries_by_interval",
+    "retention_period",
 ];
 
 /// Limits whose value is a size; `Limits` has them in bytes.
-const SIZES: [&str; 7] = [
+const SIZES: [&str; 8] = [
     "max_line_size",
     "max_structured_metadata_size",
     "per_stream_rate_limit",
@@ -31,7 +32,11 @@ const SIZES: [&str; 7] = [
     "max_query_bytes_read",
     "max_querier_bytes_read",
     "shard_streams.desired_rate",
+    "retention_bytes",
 ];
+
+/// A list of rules that have a duration called `period` each.
+const PERIODS: &str = "retention_stream";
 
 /// Limits whose value is a point in time, or a map of such; `Limits` has them in nanoseconds since the Unix epoch.
 const TIMES: [&str; 2] = ["block_ingestion_until", "block_ingestion_policy_until"];
@@ -110,6 +115,9 @@ fn to_text(limits: &Limits) -> Map<String, Value> {
             *value = value.as_u64().map(units::format_bytes).into();
         }
     }
+    for period in periods(&mut all) {
+        *period = period.as_i64().map(units::format_nanos).into();
+    }
     for key in TIMES {
         match all.get_mut(key) {
             Some(Value::Object(times)) => times.values_mut().for_each(time_to_text),
@@ -145,6 +153,11 @@ fn from_text(mut given: Map<String, Value>) -> Result<Limits, String> {
     }
     for key in SIZES {
         convert(&mut given, key, |text| units::parse_bytes(text).map(Value::from))?;
+    }
+    for period in periods(&mut given) {
+        if let Value::String(text) = &*period {
+            *period = signed_nanos(text).map_err(|e| format!("{PERIODS}: period: {e}"))?.into();
+        }
     }
     for key in TIMES {
         match given.get_mut(key) {
@@ -187,6 +200,20 @@ fn read(given: Map<String, Value>) -> Result<Limits, String> {
     serde_json::from_value(all).map_err(|e| e.to_string())
 }
 
+/// The periods of the rules of a list.
+fn periods(all: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
+    let rules = all.get_mut(PERIODS).and_then(Value::as_array_mut);
+    rules.into_iter().flatten().filter_map(|rule| rule.get_mut("period"))
+}
+
+/// A duration that may be negative, to be refused by the rule that it breaks.
+fn signed_nanos(text: &str) -> Result<i64, String> {
+    match text.trim().strip_prefix('-') {
+        Some(positive) => units::parse_nanos(positive).map(|n| -n),
+        None => units::parse_nanos(text),
+    }
+}
+
 /// What types do not tell.
 fn check(limits: &Limits) -> Result<(), String> {
     for (policy, selectors) in &limits.policy_stream_mapping {
@@ -195,6 +222,7 @@ fn check(limits: &Limits) -> Result<(), String> {
                 .map_err(|e| format!("policy_stream_mapping.{policy}: selector {}: {e}", s.selector))?;
         }
     }
+    Retention::of(limits)?;
     let status = limits.block_ingestion_status_code;
     if !(200..600).contains(&status) {
         return Err(format!("block_ingestion_status_code is {status}; it lies between 200 and 599"));
@@ -274,12 +302,21 @@ mod tests {
             "policy_stream_mapping": {"p": [{"selector": "{app=\"x\"}", "priority": 3}]},
             "blocked_queries": [{"pattern": ".*rate.*", "regex": true, "types": "metric, filter"}],
             "otlp_config": {"log_attributes": [{"action": "drop", "regex": "secret.*"}]},
+            "retention_period": "31d",
+            "retention_bytes": "5GB",
+            "retention_stream": [{"selector": "{app=\"x\"}", "priority": 2, "period": "2d"}],
+            "deletion_mode": "filter-only",
         }))
         .unwrap();
         assert!(!limits.shard_streams.enabled && limits.shard_streams.desired_rate == 3 << 20);
         assert_eq!(limits.block_ingestion_until, 1_893_456_000_000_000_000);
         assert_eq!(limits.block_ingestion_policy_until["p"], limits.block_ingestion_until);
         assert_eq!(limits.blocked_queries[0].types, ["metric", "filter"]);
+        assert_eq!(
+            (limits.retention_stream[0].period, limits.retention_bytes),
+            (172_800_000_000_000, 5 << 30)
+        );
+        assert_eq!(to_text(&limits)["retention_stream"][0]["period"], "48h");
         let again = LimitsSection::default().with(&to_text(&limits)).unwrap();
         assert_eq!(again, limits);
         assert_eq!(to_text(&Limits::default())["block_ingestion_until"], "0001-01-01T00:00:00Z");
@@ -300,6 +337,19 @@ mod tests {
             (json!({"shard_streams": {"desired_rte": 1}}), "shard_streams"),
             (json!({"ingestion_rate_strategy": "none"}), "ingestion_rate_strategy"),
             (json!({"blocked_queries": [{"pattern": "(", "regex": true}]}), "blocked_queries"),
+            (
+                json!({"retention_stream": [{"selector": "{app}", "period": "48h"}]}),
+                "invalid labels matchers",
+            ),
+            (
+                json!({"retention_stream": [{"selector": "{a=\"b\"}", "period": "5h"}]}),
+                "retention period must be >= 24h was",
+            ),
+            (json!({"retention_stream": [{"selector": "{a=\"b\"}", "period": "-48h"}]}), "retention_stream"),
+            (json!({"retention_stream": [{"selector": "{a=\"b\"}", "period": "soon"}]}), "retention_stream"),
+            (json!({"retention_stream": [{"selectr": "{a=\"b\"}", "period": "48h"}]}), "retention_stream"),
+            (json!({"retention_period": "-1h"}), "retention_period"),
+            (json!({"deletion_mode": "sometimes"}), "deletion_mode"),
         ] {
             let error = with(&wrong).unwrap_err();
             assert!(error.contains(key), "{error}");

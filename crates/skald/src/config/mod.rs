@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) pattern_ingester: skald_ingester::patterns::Config,
     pub(crate) querier: QuerierSection,
     pub(crate) frontend: FrontendSection,
+    /// What goes, and when.
+    pub(crate) compactor: skald_removal::Config,
     /// How tables are committed to and kept.
     pub(crate) table: skald_storage::table::CatalogConfig,
     pub(crate) tracing: skald_runtime::telemetry::TracingConfig,
@@ -82,6 +84,7 @@ impl Default for Config {
             pattern_ingester: skald_ingester::patterns::Config::default(),
             querier: QuerierSection::default(),
             frontend: FrontendSection::default(),
+            compactor: skald_removal::Config::default(),
             table: skald_storage::table::CatalogConfig::default(),
             tracing: skald_runtime::telemetry::TracingConfig::default(),
         }

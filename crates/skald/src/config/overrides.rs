@@ -206,7 +206,11 @@ mod tests {
         assert_eq!(limits.of(&tenant("a")).query_timeout, limits.of(&tenant("b")).query_timeout);
 
         assert!(limits.limits_to_yaml(&tenant("a")).contains("\nmax_line_size: 1KB\n"));
-        assert_eq!(limits.to_yaml(Shown::Own), "overrides:\n  '7': {}\n  a:\n    max_line_size: 1KB\n");
+        assert_eq!(limits.of(&tenant("a")).retention_period, 86_400_000_000_000);
+        assert_eq!(
+            limits.to_yaml(Shown::Own),
+            "overrides:\n  '7': {}\n  a:\n    max_line_size: 1KB\n    retention_period: 24h\n"
+        );
         assert!(limits.to_yaml(Shown::All).contains("query_timeout: 1m"));
 
         assert!(!limits.reload().unwrap());

@@ -9,16 +9,17 @@ use axum::Router;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 use prometheus::Registry;
-use skald_api::Flush;
 use skald_api::auth::Auth;
 use skald_api::cluster::{Lifecycle, Members};
+use skald_api::{Deletes, Flush};
 use skald_cluster::topology::Member;
 use skald_cluster::{Topology, View};
-use skald_ingester::delta::DeltaTable;
+use skald_ingester::delta::{DeltaTable, FlushDeletes};
 use skald_ingester::replicas::{RingWriters, Writers};
 use skald_ingester::{Ingester, Instance};
 use skald_model::ring::RingMember;
 use skald_model::{TenantId, TenantLimits};
+use skald_removal::DeleteLists;
 use skald_rpc::grpc::Services;
 use skald_rpc::memory::QueryMemory;
 use skald_rpc::{Distributor, Querier, QueryFrontend};
@@ -50,6 +51,7 @@ pub(super) struct Roles {
     pub(super) cluster: Option<Arc<Cluster>>,
     topology: Arc<Topology>,
     clock: Arc<dyn Clock>,
+    deletes: Deletes,
 }
 
 /// What the HTTP surface needs beside the roles.
@@ -107,6 +109,7 @@ impl Roles {
                     max_outstanding_per_tenant,
                     max_tasks_per_querier,
                 },
+            compactor: removal,
             table: table_config,
             tracing: _,
         } = config.clone();
@@ -153,10 +156,27 @@ impl Roles {
         };
 
         let memory = QueryMemory::new(&querier_config.query_memory());
+        let lists = Arc::new(DeleteLists::new(catalog.clone()));
+        let deletes = Deletes {
+            requests: Arc::new(skald_removal::Service::new(
+                lists.clone(),
+                clock.clone(),
+                removal.delete_request_cancel_period,
+                registry,
+            )?),
+            max_interval: removal.delete_max_interval,
+        };
         let mut ingester = None;
         if targets.has(Role::Ingester) {
             let open_table = |instance: &skald_ingester::Instance| -> Arc<dyn skald_ingester::table::Table> {
-                Arc::new(DeltaTable::new(catalog.clone(), BlockOptions::default(), instance))
+                let deletes = FlushDeletes {
+                    lists: lists.clone(),
+                    limits: limits.clone(),
+                    clock: clock.clone(),
+                    cancel_period: removal.delete_request_cancel_period,
+                };
+                let table = DeltaTable::new(catalog.clone(), BlockOptions::default(), instance);
+                Arc::new(table.with_deletes(deletes))
             };
             // Where others keep the same streams, the ring says who writes which.
             let shared = cluster.is_some() && common.replication_factor > 1;
@@ -209,6 +229,7 @@ impl Roles {
                 ingester_timeout,
                 max_outstanding_per_tenant,
                 max_tasks_per_querier,
+                retention_enabled: removal.retention_enabled,
             };
             let service = skald_frontend::Frontend::new(
                 &config,
@@ -221,7 +242,7 @@ impl Roles {
             )?;
             frontend = Some(Arc::new(service));
         }
-        Ok(Self { distributor, ingester, querier, frontend, cluster, topology, clock })
+        Ok(Self { distributor, ingester, querier, frontend, cluster, topology, clock, deletes })
     }
 
     /// The HTTP surface over the roles.
@@ -257,6 +278,7 @@ impl Roles {
             limits,
             distributor: self.distributor.clone().map(|d| d as Arc<dyn Distributor>),
             frontend: self.frontend.clone(),
+            deletes: Some(self.deletes.clone()),
             flush: self.flush(),
             members: Some(members),
             lifecycle: ends_apart.then_some(ending as Arc<dyn Lifecycle>),

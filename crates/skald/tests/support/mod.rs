@@ -160,6 +160,12 @@ impl Server {
         (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
     }
 
+    /// Status and body of a DELETE request.
+    pub(crate) fn delete(&self, path: &str) -> (u16, String) {
+        let mut answer = Self::agent().delete(format!("http://{}{path}", self.address)).call().unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    }
+
     /// Status and body.
     pub(crate) fn post(&self, path: &str, content_type: &str, body: &str) -> (u16, String) {
         let request = Self::agent().post(format!("http://{}{path}", self.address)).content_type(content_type);

@@ -11,7 +11,7 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use skald_model::TenantId;
 
-use super::commit::{Committed, CopiesCommit, FlushCommit, RewriteCommit};
+use super::commit::{Committed, CopiesCommit, DeletesCommit, FlushCommit, RewriteCommit};
 use super::entry::BlockEntry;
 use super::error::{Error, Result};
 use super::maintain::Maintained;
@@ -179,6 +179,13 @@ impl Catalog {
     /// [`Error::Conflict`] means that another rewrite came between `base` and now.
     pub async fn commit_rewrite(&self, tenant: &TenantId, commit: &RewriteCommit) -> Result<Committed> {
         self.commit(tenant, commit).await
+    }
+
+    /// Makes `generation` of the tenant's delete requests the one that counts: snapshots from then on tell it
+    /// ([`Snapshot::deletes`]). A tenant without a table gets one. Nothing is done if it is not newer.
+    pub async fn commit_deletes(&self, tenant: &TenantId, generation: u64) -> Result<Committed> {
+        let generation = i64::try_from(generation).unwrap_or(i64::MAX);
+        self.commit(tenant, &DeletesCommit { generation }).await
     }
 
     /// Writes a checkpoint of the tenant's table if enough was committed since the last, and then removes from

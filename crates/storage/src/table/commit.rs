@@ -25,6 +25,9 @@ use crate::store::retry::{Backoff, RetryPolicy};
 /// The application id that all rewrites carry.
 const REWRITES: &str = "skald.rewrite";
 
+/// The application id under which tables tell the generation of their tenant's delete requests.
+pub(super) const DELETES: &str = "skald.deletes";
+
 /// Adds what an ingester has flushed.
 #[derive(Clone, Debug)]
 pub struct FlushCommit {
@@ -61,6 +64,13 @@ pub struct RewriteCommit {
     /// Whether entries are gone afterwards (retention, deletion), or the same entries only lie otherwise
     /// (compaction).
     pub data_change: bool,
+}
+
+/// Makes a generation of the tenant's delete requests the one that counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DeletesCommit {
+    /// The generation. Its list lies in place.
+    pub(super) generation: i64,
 }
 
 /// What became of a commit.
@@ -208,6 +218,30 @@ impl Intent for RewriteCommit {
             txns: vec![(REWRITES.to_owned(), self.app_version())],
         };
         Ok((actions, changes))
+    }
+}
+
+impl Intent for DeletesCommit {
+    fn adds(&self) -> &[NewBlock] {
+        &[]
+    }
+
+    fn base_version(&self) -> i64 {
+        NO_VERSION
+    }
+
+    fn standing(&self, snapshot: &Snapshot) -> Standing {
+        match snapshot.txn(DELETES) {
+            Some(known) if known >= self.generation => Standing::Done,
+            _ => Standing::ToDo,
+        }
+    }
+
+    fn write(&self, snapshot: &Snapshot, now_ms: i64) -> serde_json::Result<(Vec<Action>, Changes)> {
+        let txns = vec![(DELETES.to_owned(), self.generation)];
+        let actions =
+            vec![log::commit_info(Operation::Requests, now_ms), log::txn(DELETES, self.generation, now_ms)];
+        Ok((actions, Changes { version: snapshot.version + 1, adds: Vec::new(), removes: Vec::new(), txns }))
     }
 }
 

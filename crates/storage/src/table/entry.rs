@@ -26,6 +26,14 @@ pub struct BlockOrigin {
     /// Where it lists the pushes that its entries came with, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushes: Option<PushesPlace>,
+    /// Up to which generation of the tenant's delete requests all have been carried out on its rows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deletes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A block that the table holds.
@@ -100,6 +108,7 @@ mod tests {
             part: 2,
             writer: "i-\"1\"".into(),
             pushes: Some(PushesPlace { offset: 1, length: 2, crc: 3 }),
+            deletes: 7,
         };
         let tag = BlockTag { summary, origin };
         let text = serde_json::to_string(&tag).unwrap();

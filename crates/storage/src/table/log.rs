@@ -88,6 +88,8 @@ pub(super) enum Operation {
     Compact,
     /// Entries were taken out.
     Delete,
+    /// The tenant's delete requests changed; the blocks did not.
+    Requests,
 }
 
 /// The commit's own line, first in the file.
@@ -96,6 +98,7 @@ pub(super) fn commit_info(operation: Operation, now_ms: i64) -> Action {
         Operation::Flush => ("WRITE", vec![("mode", "Append"), ("partitionBy", "[\"date\"]")]),
         Operation::Compact => ("OPTIMIZE", vec![("predicate", "[]")]),
         Operation::Delete => ("DELETE", vec![("predicate", "[]")]),
+        Operation::Requests => ("SKALD DELETE REQUESTS", Vec::new()),
     };
     let parameters = parameters.into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
     Action::CommitInfo(CommitInfo {

@@ -55,6 +55,11 @@ impl Snapshot {
         self.txns.get(id).copied()
     }
 
+    /// The generation of the tenant's delete requests; 0 when there never were any.
+    pub fn deletes(&self) -> u64 {
+        self.txn(super::commit::DELETES).and_then(|g| u64::try_from(g).ok()).unwrap_or(0)
+    }
+
     /// The blocks that may hold entries of streams that pass `selector` in `range`.
     pub fn select<'a>(
         &'a self,

@@ -60,6 +60,28 @@ async fn a_checkpoint_changes_nothing_but_the_cost() {
     assert_eq!(newest.txn("i"), Some(99));
 }
 
+/// What tells the generation of delete requests has nothing in it for others, and outlives checkpoints.
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_requests_change_nothing_for_others() {
+    let rig = rig(FaultConfig::default());
+    let catalog = catalog_with(&every(2), rig.store.clone());
+    let committed = catalog.commit_deletes(&tenant(), 1).await.unwrap();
+    assert!(!committed.already);
+    assert_eq!((committed.snapshot.version, committed.snapshot.deletes()), (0, 1));
+    assert_eq!(as_others_see_it(rig.store.clone(), "fake").await, [] as [String; 0]);
+    catalog.commit_flush(&tenant(), &flush("i", 1)).await.unwrap();
+    for generation in [1, 0] {
+        let again = catalog.commit_deletes(&tenant(), generation).await.unwrap();
+        assert!(again.already);
+        assert_eq!((again.snapshot.version, again.snapshot.deletes()), (1, 1));
+    }
+    catalog.commit_deletes(&tenant(), 2).await.unwrap();
+    assert_eq!(catalog.maintain(&tenant()).await.unwrap().checkpoint, Some(2));
+    let anew = catalog_on(rig.store.clone()).snapshot(&tenant()).await.unwrap();
+    assert_eq!((anew.deletes(), anew.version), (2, 2));
+    assert_eq!(as_others_see_it(rig.store.clone(), "fake").await, paths(&anew));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_without_checkpoint_open_elsewhere() {
     let rig = rig(FaultConfig::default());

@@ -1,0 +1,113 @@
+//! Whole blocks, by what the table knows of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use skald_model::limits::StreamRetention;
+use skald_model::removal::DeleteRule;
+use skald_model::time::{DAY, SECOND};
+use skald_model::{Limits, Retention};
+use skald_storage::table::BlockOrigin;
+
+use super::*;
+
+/// A block with these values of `app`, and others that are too many to be listed under `pod`.
+fn block(apps: &[&str], times: (i64, i64), origin: BlockOrigin, size: u64) -> BlockEntry {
+    let values = apps.iter().map(|a| (*a).to_owned()).collect();
+    let label_values = BTreeMap::from([("app".to_owned(), Some(values)), ("pod".to_owned(), None)]);
+    let summary = BlockSummary {
+        rows: 10,
+        streams: 1,
+        min_ts: times.0,
+        max_ts: times.1,
+        file_size: size,
+        label_values,
+        ..BlockSummary::default()
+    };
+    BlockEntry { path: format!("{times:?}"), date: 0, summary, origin }
+}
+
+fn received(min: i64, deletes: u64) -> BlockOrigin {
+    BlockOrigin { received_min: min, received_max: min + 5, deletes, ..BlockOrigin::default() }
+}
+
+fn delete(generation: u64, accepted: i64, range: (i64, i64), query: &str) -> Delete {
+    let range = TimeRange::new(range.0, range.1);
+    Delete::compile(DeleteRule { generation, accepted, range, query: query.into() }).unwrap()
+}
+
+fn with(deletes: Vec<Delete>) -> Removals {
+    Removals { deletes: deletes.into_iter().map(Arc::new).collect(), ..Removals::default() }
+}
+
+#[test]
+fn deletes_take_a_block_if_they_are_sure_to_take_all_of_it() {
+    let concern = |query: &str, range| {
+        let removals = with(vec![delete(3, 100, range, query)]);
+        removals.block(&block(&["a", "b"], (10, 20), received(50, 2), 1))
+    };
+    assert_eq!(concern("{}", (10, 21)), Concern::Whole);
+    assert_eq!(concern(r#"{app=~"a|b"}"#, (0, 30)), Concern::Whole);
+    assert_eq!(concern(r#"{zone=""}"#, (0, 30)), Concern::Whole, "no stream has a zone");
+    assert_eq!(concern("{}", (10, 20)), Concern::Some, "the last nanosecond stays");
+    assert_eq!(concern(r#"{app="a"}"#, (0, 30)), Concern::Some);
+    assert_eq!(concern(r#"{pod=~".+"}"#, (0, 30)), Concern::Some, "some may have no pod");
+    assert_eq!(concern(r#"{pod=~".*"}"#, (0, 30)), Concern::Whole);
+    assert_eq!(concern(r#"{} |= "x""#, (0, 30)), Concern::Some);
+    assert_eq!(concern(r#"{app="c"}"#, (0, 30)), Concern::Nothing);
+    assert_eq!(concern("{}", (21, 30)), Concern::Nothing);
+}
+
+#[test]
+fn what_is_carried_out_or_came_later_is_not_due() {
+    let removals = with(vec![delete(3, 100, (0, 30), "{}"), delete(5, 40, (0, 30), "{}")]);
+    let concerning = |origin| removals.concerning(&block(&["a"], (10, 20), origin, 1));
+    assert_eq!(concerning(received(30, 0)), [3, 5]);
+    assert_eq!(concerning(received(50, 0)), [3], "came after the second");
+    assert_eq!(concerning(received(30, 3)), [5], "the first is done");
+    assert_eq!(concerning(received(101, 0)), [] as [u64; 0]);
+    assert_eq!(removals.block(&block(&["a"], (10, 20), received(50, 3), 1)), Concern::Nothing);
+}
+
+#[test]
+fn blocks_expire_by_the_rules_that_their_streams_can_have() {
+    let rule = |selector: &str, priority, days| StreamRetention {
+        selector: selector.into(),
+        priority,
+        period: days * DAY,
+    };
+    let limits = Limits {
+        retention_period: 10 * DAY,
+        retention_stream: vec![rule(r#"{app="dev"}"#, 2, 1), rule(r#"{app=~"dev|old"}"#, 1, 50)],
+        ..Limits::default()
+    };
+    let now = 100 * DAY;
+    let removals = Removals::new(0, Vec::new(), &Retention::of(&limits).unwrap(), now);
+    let at = |apps: &[&str], days_ago: i64| {
+        let end = now - days_ago * DAY;
+        removals.block(&block(apps, (end - 3600 * SECOND, end - SECOND), received(1, 0), 1))
+    };
+    assert_eq!(at(&["dev"], 0), Concern::Nothing);
+    assert_eq!(at(&["dev"], 1), Concern::Whole, "all its streams have the first rule");
+    assert_eq!(at(&["dev", "prod"], 1), Concern::Some);
+    assert_eq!(at(&["dev", "prod"], 10), Concern::Some, "a stream might have only the second rule");
+    assert_eq!(at(&["dev", "prod"], 50), Concern::Whole);
+    assert_eq!(at(&["old", "prod"], 10), Concern::Some);
+    assert_eq!(at(&["old"], 49), Concern::Nothing);
+    assert_eq!(at(&["old"], 50), Concern::Whole);
+    assert_eq!(at(&["prod"], 9), Concern::Nothing);
+}
+
+#[test]
+fn beyond_the_size_the_oldest_blocks_go() {
+    let blocks: Vec<_> = (0..5).map(|i| block(&["a"], (i * 10, i * 10 + 9), received(1, 0), 100)).collect();
+    let gone = |bytes_max| {
+        let removals = Removals::default().with_size(blocks.iter(), bytes_max);
+        blocks.iter().filter(|b| removals.block(b) == Concern::Whole).count()
+    };
+    assert_eq!([0, 500, 499, 300, 250, 99].map(gone), [0, 0, 1, 2, 3, 5]);
+    // What is left needs no more to go.
+    let removals = Removals::default().with_size(blocks.iter(), 250);
+    let left: Vec<_> = blocks.iter().filter(|b| removals.block(b) != Concern::Whole).cloned().collect();
+    assert!(Removals::default().with_size(left.iter(), 250).is_empty());
+}
