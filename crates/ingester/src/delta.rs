@@ -139,7 +139,7 @@ fn build(
         received_max,
         part: part.attempt,
         writer: writer.to_owned(),
-        pushes: None,
+        ..BlockOrigin::default()
     };
     let days = segment.days();
     // Of several days only the last tells the pushes: a commit has all of its blocks or none.

@@ -18,6 +18,7 @@ pub mod format;
 mod hybrid;
 mod inspect;
 mod line_filter;
+pub mod merge;
 mod meta;
 mod page;
 mod plan;

@@ -26,6 +26,17 @@ pub struct BlockOrigin {
     /// Where it lists the pushes that its entries came with, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushes: Option<PushesPlace>,
+    /// Generation of delete requests: all of them up to this one are applied to every row.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deletes: u64,
+    /// Which rewrite wrote it; 0 of a flushed block. The blocks of one rewrite in one slice follow each other in the order
+    /// of streams, by `part`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub run: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A block that the table holds.
@@ -100,6 +111,8 @@ mod tests {
             part: 2,
             writer: "i-\"1\"".into(),
             pushes: Some(PushesPlace { offset: 1, length: 2, crc: 3 }),
+            deletes: 4,
+            run: u64::MAX,
         };
         let tag = BlockTag { summary, origin };
         let text = serde_json::to_string(&tag).unwrap();

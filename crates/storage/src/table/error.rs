@@ -40,6 +40,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A block's file can't be read as one.
+    #[error("failed to read block {path} of tenant {tenant}: {reason}")]
+    Unreadable {
+        /// The tenant.
+        tenant: TenantId,
+        /// The block's path.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// Another rewrite was faster: choose the inputs anew from a new snapshot.
     #[error("another rewrite of the table of tenant {tenant} was faster: {reason}")]
     Conflict {
@@ -97,7 +108,10 @@ impl Error {
     /// What to do about it.
     pub fn kind(&self) -> Kind {
         match self {
-            Error::Foreign { .. } | Error::Damaged { .. } | Error::InvalidBlock { .. } => Kind::Internal,
+            Error::Foreign { .. }
+            | Error::Damaged { .. }
+            | Error::InvalidBlock { .. }
+            | Error::Unreadable { .. } => Kind::Internal,
             Error::Conflict { .. }
             | Error::Unconfirmed { .. }
             | Error::Store { .. }

@@ -25,6 +25,7 @@ mod metrics;
 mod schema;
 mod snapshot;
 mod tenant;
+mod upload;
 
 pub use catalog::{Catalog, CatalogConfig};
 pub use commit::{Committed, CopiesCommit, FlushCommit, RewriteCommit};
@@ -35,6 +36,7 @@ pub use error::{Error, Result};
 pub use log::block_path;
 pub use maintain::Maintained;
 pub use snapshot::{NO_VERSION, Snapshot};
+pub use upload::BlockUpload;
 
 #[cfg(test)]
 mod tests;
