@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
+use skald_cluster::Topology;
 use skald_model::{Error, Result, TenantId};
 use skald_storage::block::{self, BlockOptions, BlockSummary, BlockWriter, PushList, PushesPlace};
 use skald_storage::table::{
@@ -21,12 +22,13 @@ use crate::wal::Lsn;
 const LISTS_READ_AT_ONCE: usize = 4;
 
 /// The tables of all tenants in one catalog.
-#[derive(Debug)]
 pub struct DeltaTable {
     catalog: Arc<Catalog>,
     options: BlockOptions,
     writer: String,
     app_id: String,
+    /// Whose compactors checkpoint the tables.
+    members: Option<Arc<Topology>>,
 }
 
 /// A block that lies in memory.
@@ -39,7 +41,14 @@ struct BuiltBlock {
 impl DeltaTable {
     /// Tables in `catalog`, written to in the name of `instance`.
     pub fn new(catalog: Arc<Catalog>, options: BlockOptions, instance: &Instance) -> Self {
-        Self { catalog, options, writer: instance.id.clone(), app_id: instance.app_id.clone() }
+        Self { catalog, options, writer: instance.id.clone(), app_id: instance.app_id.clone(), members: None }
+    }
+
+    /// The same tables, whose checkpoints are left to the compactors among `members` as long as there are any.
+    #[must_use]
+    pub fn with_compactors_of(mut self, members: Arc<Topology>) -> Self {
+        self.members = Some(members);
+        self
     }
 
     /// Builds the blocks of a part on a thread for heavy work; of copies with their name and their list.
@@ -62,6 +71,9 @@ impl DeltaTable {
 
     /// Nobody else checkpoints the table while there is no compactor. The commit stands whatever becomes of it.
     async fn maintain(&self, tenant: &TenantId) {
+        if self.members.as_ref().is_some_and(|m| !m.view().compactors().is_empty()) {
+            return;
+        }
         if let Err(error) = self.catalog.maintain(tenant).await {
             tracing::warn!(%tenant, %error, "failed to checkpoint the table; the next flush tries again");
         }

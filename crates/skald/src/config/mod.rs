@@ -56,6 +56,7 @@ pub(crate) struct Config {
     pub(crate) pattern_ingester: skald_ingester::patterns::Config,
     pub(crate) querier: QuerierSection,
     pub(crate) frontend: FrontendSection,
+    pub(crate) compactor: skald_compactor::Config,
     /// How tables are committed to and kept.
     pub(crate) table: skald_storage::table::CatalogConfig,
     pub(crate) tracing: skald_runtime::telemetry::TracingConfig,
@@ -82,6 +83,7 @@ impl Default for Config {
             pattern_ingester: skald_ingester::patterns::Config::default(),
             querier: QuerierSection::default(),
             frontend: FrontendSection::default(),
+            compactor: skald_compactor::Config::default(),
             table: skald_storage::table::CatalogConfig::default(),
             tracing: skald_runtime::telemetry::TracingConfig::default(),
         }
@@ -227,9 +229,22 @@ impl Config {
                 self.tracing.sample_ratio
             ));
         }
+        self.validate_compactor()?;
         self.validate_tls().map_err(|e| Error(e.to_string()))?;
         self.memberlist.validate().map_err(Error)?;
         self.common.storage.validate().map_err(Error)
+    }
+
+    fn validate_compactor(&self) -> Result<(), Error> {
+        self.compactor.validate().map_err(Error)?;
+        let (delay, abandon) = (self.compactor.retention_delete_delay, self.ingester.flush_abandon_after);
+        if abandon * 4 > delay {
+            return Err(Error(format!(
+                "compactor.retention_delete_delay is {delay:?}; it must be at least four times \
+                 ingester.flush_abandon_after ({abandon:?}), because a flush may commit a file for that long"
+            )));
+        }
+        Ok(())
     }
 
     /// Looks at no file, so that a configuration can be checked elsewhere than where it is used.

@@ -44,6 +44,8 @@ pub struct RewriteOptions {
     pub slice: i64,
     /// Level of what is written.
     pub level: u8,
+    /// The run and the part of a block that takes the place of another one; else the rewrite is a run of its own.
+    pub place: Option<(u64, u32)>,
     /// Who writes.
     pub writer: String,
 }
@@ -98,6 +100,7 @@ pub async fn rewrite(
 ) -> Result<Rewritten> {
     let all = || runs.iter().flatten();
     let Some(date) = all().next().map(|b| b.date) else { return Ok(Rewritten::default()) };
+    let id = skald_runtime::random().max(1);
     let inherited = all().map(|b| b.origin.deletes).min().unwrap_or_default();
     let origin = BlockOrigin {
         level: options.level,
@@ -107,9 +110,10 @@ pub async fn rewrite(
         writer: options.writer.clone(),
         pushes: None,
         deletes: keep.generation().max(inherited),
-        run: skald_runtime::random().max(1),
+        run: options.place.map_or(id, |(run, _)| run),
     };
-    let mut rewrite = Rewrite { catalog, tenant, keep, options, date, origin, done: Rewritten::default() };
+    let mut rewrite =
+        Rewrite { catalog, tenant, keep, options, date, id, origin, done: Rewritten::default() };
     let outcome = rewrite.all_slices(runs).await;
     let done = rewrite.done;
     match outcome {
@@ -128,6 +132,8 @@ struct Rewrite<'a> {
     keep: &'a Arc<dyn Keep>,
     options: &'a RewriteOptions,
     date: i32,
+    /// Makes the names of what is written those of this call alone.
+    id: u64,
     /// Of what is written.
     origin: BlockOrigin,
     done: Rewritten,
@@ -199,12 +205,12 @@ impl Rewrite<'_> {
     }
 
     fn next_name(&self) -> String {
-        let BlockOrigin { received_min, level, run, writer, .. } = &self.origin;
-        format!("{received_min}-{writer}-c{level}-{run:016x}-{:04}", self.done.blocks.len())
+        let (BlockOrigin { received_min, level, writer, .. }, id) = (&self.origin, self.id);
+        format!("{received_min}-{writer}-c{level}-{id:016x}-{:04}", self.done.blocks.len())
     }
 
     fn add(&mut self, path: String, block: MergedBlock) {
-        let part = self.done.blocks.len() as u32;
+        let part = self.options.place.map_or(self.done.blocks.len() as u32, |(_, part)| part);
         self.done.blocks.push(NewBlock {
             path,
             date: self.date,

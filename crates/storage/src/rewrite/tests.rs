@@ -106,6 +106,7 @@ fn options() -> RewriteOptions {
         memory_bytes: 32 << 20,
         slice: 4 * HOUR,
         level: 1,
+        place: None,
         writer: "c".into(),
     }
 }

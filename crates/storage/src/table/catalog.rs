@@ -227,7 +227,7 @@ impl Catalog {
         }
     }
 
-    fn folder(&self, tenant: &TenantId) -> Path {
+    pub(super) fn folder(&self, tenant: &TenantId) -> Path {
         // As it is: every character of a tenant id is allowed in a path, even those that `join` would escape.
         let root = self.root.as_ref();
         let text = if root.is_empty() { tenant.to_string() } else { format!("{root}/{tenant}") };

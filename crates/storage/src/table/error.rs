@@ -51,6 +51,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A rewrite took so long that its files might have been taken for garbage. Nothing was committed.
+    #[error(
+        "a rewrite of the table of tenant {tenant} took longer than {limit:?}, a quarter of compactor.retention_delete_delay; nothing was changed"
+    )]
+    TooSlow {
+        /// The tenant.
+        tenant: TenantId,
+        /// The time it had.
+        limit: Duration,
+    },
+
     /// Another rewrite was faster: choose the inputs anew from a new snapshot.
     #[error("another rewrite of the table of tenant {tenant} was faster: {reason}")]
     Conflict {
@@ -113,6 +124,7 @@ impl Error {
             | Error::InvalidBlock { .. }
             | Error::Unreadable { .. } => Kind::Internal,
             Error::Conflict { .. }
+            | Error::TooSlow { .. }
             | Error::Unconfirmed { .. }
             | Error::Store { .. }
             | Error::Listing { .. }

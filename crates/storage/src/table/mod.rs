@@ -12,13 +12,14 @@
 //! * A flush carries its application's id and version; what carries a version that is not newer than the
 //!   committed one is there already and is not written again.
 //! * Rewrites (whatever removes) carry one application id of Skald's and exclude each other.
-//! * Data files are never deleted here.
+//! * A data file is deleted only by whoever knows that nobody needs it: vacuum, and a rewrite that has lost.
 
 mod catalog;
 mod checkpoint;
 mod commit;
 mod entry;
 mod error;
+mod files;
 mod log;
 mod maintain;
 mod metrics;
@@ -33,6 +34,7 @@ pub use entry::{BlockEntry, BlockOrigin, NewBlock};
 
 pub use crate::block::BlockSummary;
 pub use error::{Error, Result};
+pub use files::DataFile;
 pub use log::block_path;
 pub use maintain::Maintained;
 pub use snapshot::{NO_VERSION, Snapshot};
