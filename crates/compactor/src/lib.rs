@@ -13,6 +13,7 @@ pub mod keep;
 mod metrics;
 pub mod ownership;
 pub mod plan;
+mod restore;
 mod run;
 pub mod status;
 pub mod vacuum;
@@ -33,6 +34,7 @@ pub use config::Config;
 pub use keep::{KeepEverything, KeepProvider, Removals};
 use metrics::Metrics;
 use ownership::Ownership;
+pub use restore::{Restored, restore};
 use status::Status;
 
 /// What a compactor works with.

@@ -40,6 +40,11 @@ pub struct Vacuumed {
 }
 
 impl Marks {
+    /// The second since which a file is marked.
+    pub fn since(&self, path: &str) -> Option<i64> {
+        self.files.get(path).copied()
+    }
+
     /// Marks and unmarks `files` as they are at second `now`; returns those whose `delay` (seconds) is over.
     pub fn judge<'a>(
         &mut self,
@@ -61,6 +66,20 @@ impl Marks {
     }
 }
 
+/// The files of a tenant's table that vacuum has marked.
+///
+/// # Errors
+/// When the store fails.
+pub async fn marks(catalog: &Catalog, tenant: &TenantId) -> Result<Marks> {
+    let at = place(tenant);
+    let marks = read_marks(catalog.store().as_ref(), &at).await;
+    marks.map_err(|e| failed("read the vacuum's marks", tenant, &e))
+}
+
+fn place(tenant: &TenantId) -> Path {
+    Path::from(format!("{FOLDER}/{tenant}.json"))
+}
+
 /// Marks what no version needs and removes what has been marked for `delay` seconds.
 ///
 /// May be dropped at any point.
@@ -68,20 +87,18 @@ impl Marks {
 /// # Errors
 /// When the store fails; what was done stays done.
 pub async fn vacuum(catalog: &Catalog, tenant: &TenantId, now: i64, delay: i64) -> Result<Vacuumed> {
-    let at = Path::from(format!("{FOLDER}/{tenant}.json"));
-    let store = catalog.store();
-    let before =
-        read_marks(store.as_ref(), &at).await.map_err(|e| failed("read the vacuum's marks", tenant, &e))?;
+    let (at, store) = (place(tenant), catalog.store());
+    let before = marks(catalog, tenant).await?;
     let files = catalog.data_files(tenant).await?;
     let snapshot = catalog.snapshot(tenant).await?;
-    let mut marks = before.clone();
-    let over = marks.judge(&files, |path| snapshot.block(path).is_some(), now, delay);
-    if marks != before {
-        let text = serde_json::to_vec(&marks).map_err(|e| skald_model::Error::internal(e.to_string()))?;
+    let mut after = before.clone();
+    let over = after.judge(&files, |path| snapshot.block(path).is_some(), now, delay);
+    if after != before {
+        let text = serde_json::to_vec(&after).map_err(|e| skald_model::Error::internal(e.to_string()))?;
         let written = store.put(&at, text.into()).await;
         written.map_err(|e| failed("write the vacuum's marks", tenant, &e))?;
     }
-    let mut done = Vacuumed { waiting: (marks.files.len() - over.len()) as u64, ..Vacuumed::default() };
+    let mut done = Vacuumed { waiting: (after.files.len() - over.len()) as u64, ..Vacuumed::default() };
     if over.is_empty() {
         return Ok(done);
     }

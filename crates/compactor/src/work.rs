@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use skald_model::{Error, Result, TenantId};
+use skald_model::{Error, Result, TenantId, TimeRange};
 use skald_storage::block::BlockOptions;
 use skald_storage::rewrite::{Keep, RewriteOptions, Rewritten, rewrite};
 use skald_storage::table::{self, BlockEntry, RewriteCommit, Snapshot};
@@ -141,6 +141,7 @@ impl Compactor {
             block: BlockOptions::default(),
             target_bytes: self.config.target_block_bytes,
             memory_bytes: self.config.rewrite_bytes(),
+            range: TimeRange::ALL,
             slice: self.slice(),
             level: job.level,
             place: None,
@@ -155,6 +156,7 @@ impl Compactor {
             block: BlockOptions::default(),
             target_bytes: u64::MAX / 2,
             memory_bytes: self.config.rewrite_bytes(),
+            range: TimeRange::ALL,
             slice: 0,
             level: block.origin.level,
             place: Some((block.origin.run, block.origin.part)),

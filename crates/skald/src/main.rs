@@ -9,6 +9,7 @@ mod config;
 mod health;
 mod inspect;
 mod node;
+mod table;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,11 @@ fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", inspect::describe(&file)?);
             Ok(())
         }
+        Command::Table(command) => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| anyhow::anyhow!("failed to start threads: {e}"))?
+            .block_on(table::run(command)),
         Command::Auth(AuthCommand::Hash { token }) => hash(token),
         Command::Health { url, tls } => health::check(&url, &tls),
         Command::Version => {
@@ -80,7 +86,7 @@ fn hash(token: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load(args: &ServeArgs) -> anyhow::Result<Loaded> {
+pub(crate) fn load(args: &ServeArgs) -> anyhow::Result<Loaded> {
     let sources = args.sources().map_err(anyhow::Error::msg)?;
     Ok(Config::load(&sources)?)
 }

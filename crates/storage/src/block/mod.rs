@@ -47,6 +47,7 @@ pub use predicate::PreparedPredicate;
 pub use pushes::{PushList, PushesPlace};
 pub use scan::{Row, ScanPart, ScanStats, scan_pages, scan_times};
 pub use stream_index::{StreamIndex, StreamInfo, Totals};
+pub(crate) use summary::LabelValues;
 pub use summary::{BlockSummary, LABEL_VALUES};
 pub use top::{TopRow, TopRows, TopStep};
 pub use writer::{BlockOptions, BlockWriter, FinishedBlock};

@@ -40,6 +40,8 @@ pub struct RewriteOptions {
     pub target_bytes: u64,
     /// Memory that the rewrite may take, about: half for the inputs, half for what is written.
     pub memory_bytes: u64,
+    /// The times that stay; what lies outside is left out.
+    pub range: TimeRange,
     /// Length of the slices of a day that no block reaches over, in nanoseconds; 0 for none.
     pub slice: i64,
     /// Level of what is written.
@@ -98,6 +100,18 @@ pub async fn rewrite(
     keep: &Arc<dyn Keep>,
     options: &RewriteOptions,
 ) -> Result<Rewritten> {
+    rewrite_into(catalog, catalog, tenant, runs, keep, options).await
+}
+
+/// The same, into a table of another catalog.
+pub async fn rewrite_into(
+    catalog: &Catalog,
+    target: &Catalog,
+    tenant: &TenantId,
+    runs: &[Vec<Arc<BlockEntry>>],
+    keep: &Arc<dyn Keep>,
+    options: &RewriteOptions,
+) -> Result<Rewritten> {
     let all = || runs.iter().flatten();
     let Some(date) = all().next().map(|b| b.date) else { return Ok(Rewritten::default()) };
     let id = skald_runtime::random().max(1);
@@ -113,14 +127,14 @@ pub async fn rewrite(
         run: options.place.map_or(id, |(run, _)| run),
     };
     let mut rewrite =
-        Rewrite { catalog, tenant, keep, options, date, id, origin, done: Rewritten::default() };
+        Rewrite { catalog, target, tenant, keep, options, date, id, origin, done: Rewritten::default() };
     let outcome = rewrite.all_slices(runs).await;
     let done = rewrite.done;
     match outcome {
         Ok(()) => Ok(done),
         Err(error) => {
             // Their names are of this call alone, and no commit was tried.
-            catalog.discard(tenant, &done.blocks).await;
+            target.discard(tenant, &done.blocks).await;
             Err(error)
         }
     }
@@ -128,6 +142,7 @@ pub async fn rewrite(
 
 struct Rewrite<'a> {
     catalog: &'a Catalog,
+    target: &'a Catalog,
     tenant: &'a TenantId,
     keep: &'a Arc<dyn Keep>,
     options: &'a RewriteOptions,
@@ -141,7 +156,11 @@ struct Rewrite<'a> {
 
 impl Rewrite<'_> {
     async fn all_slices(&mut self, runs: &[Vec<Arc<BlockEntry>>]) -> Result<()> {
-        for range in slices(self.date, self.options.slice) {
+        for slice in slices(self.date, self.options.slice) {
+            let range = slice.intersect(&self.options.range);
+            if range.is_empty() {
+                continue;
+            }
             let in_range = |b: &&Arc<BlockEntry>| range.overlaps(b.summary.min_ts, b.summary.max_ts);
             let of_slice: Vec<Vec<Arc<BlockEntry>>> =
                 runs.iter().map(|run| run.iter().filter(in_range).cloned().collect()).collect();
@@ -180,8 +199,7 @@ impl Rewrite<'_> {
                     if upload.is_none() {
                         let name = self.next_name();
                         let path = block_path(self.date, &name);
-                        upload =
-                            Some(self.catalog.begin_block(self.tenant, &path, self.options.part_bytes()));
+                        upload = Some(self.target.begin_block(self.tenant, &path, self.options.part_bytes()));
                     }
                     if let Some(upload) = &mut upload {
                         upload.write(bytes).await?;

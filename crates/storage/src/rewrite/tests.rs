@@ -104,6 +104,7 @@ fn options() -> RewriteOptions {
         block: BlockOptions::default(),
         target_bytes: 1 << 20,
         memory_bytes: 32 << 20,
+        range: TimeRange::ALL,
         slice: 4 * HOUR,
         level: 1,
         place: None,

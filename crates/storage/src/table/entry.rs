@@ -67,6 +67,14 @@ impl BlockEntry {
     }
 }
 
+impl From<&BlockEntry> for NewBlock {
+    /// The same block, to be added again or to another table.
+    fn from(block: &BlockEntry) -> Self {
+        let BlockEntry { path, date, summary, origin } = block.clone();
+        Self { path, date, summary, origin, stream_ids: None }
+    }
+}
+
 /// A block whose file lies in place already and that a commit is to add.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewBlock {

@@ -15,14 +15,17 @@
 //! * A data file is deleted only by whoever knows that nobody needs it: vacuum, and a rewrite that has lost.
 
 mod catalog;
+pub mod check;
 mod checkpoint;
 mod commit;
 mod entry;
 mod error;
+mod export;
 mod files;
 mod log;
 mod maintain;
 mod metrics;
+mod rebuild;
 mod schema;
 mod snapshot;
 mod tenant;
@@ -34,9 +37,11 @@ pub use entry::{BlockEntry, BlockOrigin, NewBlock};
 
 pub use crate::block::BlockSummary;
 pub use error::{Error, Result};
+pub use export::Exported;
 pub use files::DataFile;
 pub use log::block_path;
 pub use maintain::Maintained;
+pub use rebuild::Rebuilt;
 pub use snapshot::{NO_VERSION, Snapshot};
 pub use upload::BlockUpload;
 
