@@ -198,7 +198,7 @@ impl<'a> Day<'a> {
     fn slice(&self, slice: i64, gathered: Vec<Run>, finals: Vec<Run>) -> Option<Job> {
         let Rules { runs_max, min_blocks, close_after, late_after, .. } = *self.rules;
         if gathered.len() + finals.len() > runs_max {
-            return gather(gathered.into_iter().chain(finals).collect(), 2, runs_max);
+            return reduce(gathered.into_iter().chain(finals).collect(), runs_max);
         }
         let ended_for = self.ended_for(slice);
         let is_closed =
@@ -209,7 +209,7 @@ impl<'a> Day<'a> {
             let grown = of(&gathered) >= of(&finals) && !gathered.is_empty();
             let quiet = !gathered.is_empty() && self.now - received_max(&gathered) >= late_after;
             if !(is_closed && (grown || quiet || finals.len() > 1)) {
-                return gather(gathered, min_blocks, runs_max);
+                return gather(gathered, min_blocks);
             }
         } else if !is_closed {
             return None;
@@ -246,11 +246,16 @@ impl<'a> Day<'a> {
     }
 }
 
-/// Merges pieces of a slice that have about the same size, so that each grows by a factor; the smallest if they are too
-/// many for one merge.
-fn gather(mut pieces: Vec<Run>, count: usize, runs_max: usize) -> Option<Job> {
+/// Merges the smallest pieces of a slice: they are too many for one merge of all.
+fn reduce(mut pieces: Vec<Run>, runs_max: usize) -> Option<Job> {
     pieces.sort_by_key(|run| bytes_of(run));
     pieces.truncate(runs_max);
+    gathered(pieces, 2)
+}
+
+/// Merges pieces of a slice that have about the same size, so that each of them grows by a factor.
+fn gather(mut pieces: Vec<Run>, count: usize) -> Option<Job> {
+    pieces.sort_by_key(|run| bytes_of(run));
     let mut total: u64 = pieces.iter().map(|r| bytes_of(r)).sum();
     while pieces.len() >= count
         && let Some(largest) = pieces.last().map(|r| bytes_of(r))
@@ -259,8 +264,12 @@ fn gather(mut pieces: Vec<Run>, count: usize, runs_max: usize) -> Option<Job> {
         pieces.pop();
         total -= largest;
     }
-    pieces.sort_by(|a, b| age(&a[0]).cmp(&age(&b[0])));
-    (pieces.len() >= count.max(2)).then_some(Job { reason: Reason::Gather, runs: pieces, level: 1 })
+    gathered(pieces, count)
+}
+
+fn gathered(mut runs: Vec<Run>, count: usize) -> Option<Job> {
+    runs.sort_by(|a, b| age(&a[0]).cmp(&age(&b[0])));
+    (runs.len() >= count.max(2)).then_some(Job { reason: Reason::Gather, runs, level: 1 })
 }
 
 /// The order in which blocks came.

@@ -77,7 +77,7 @@ impl Table {
     /// Does what is due at second `now` of the day until nothing is.
     fn compact(&mut self, now: i64) {
         for round in 0.. {
-            assert!(round < 100, "it does not end");
+            assert!(round < 200, "it does not end");
             let jobs = plan(&self.blocks, START + now, &self.rules);
             let mut inputs: Vec<&str> = jobs.iter().flat_map(Job::inputs).map(|b| b.path.as_str()).collect();
             let all = inputs.len();
@@ -214,9 +214,11 @@ proptest! {
             (60i64..3000, 1u64..(10 << 20), proptest::collection::vec((0i64..24 * HOUR, 1u64..(1 << 20)), 0..3), any::<bool>()),
             1..120,
         ),
-        min_blocks in 2usize..12,
+        min_blocks in 2usize..12, few in any::<bool>(),
     ) {
-        let mut table = Table::new(Rules { min_blocks, ..rules() });
+        // With memory for few inputs only it takes more rewrites, but ends as well.
+        let runs_max = if few { 3 } else { 32 };
+        let mut table = Table::new(Rules { min_blocks, runs_max, ..rules() });
         let mut now = 0;
         for (pause, bytes, late, with_list) in flushes {
             now += pause;
@@ -229,7 +231,7 @@ proptest! {
         let end = now.max(24 * HOUR) + 30 * HOUR;
         table.compact(end);
         prop_assert!(table.blocks.len() <= 6, "{} blocks", table.blocks.len());
-        prop_assert!(table.amplification() < 4.0, "{}", table.amplification());
+        prop_assert!(few || table.amplification() < 4.0, "{}", table.amplification());
         prop_assert!(plan(&table.blocks, START + end + 100 * HOUR, &table.rules).is_empty());
     }
 }
