@@ -90,7 +90,7 @@ impl Config {
             ));
         }
         let slice = self.slice_duration.as_nanos();
-        if slice == 0 || DAY as u128 % slice != 0 {
+        if slice == 0 || !(DAY as u128).is_multiple_of(slice) {
             return Err(format!(
                 "compactor.slice_duration is {:?}; it must divide a day, such as 1h, 4h or 6h",
                 self.slice_duration

@@ -1,6 +1,8 @@
 //! Compactors that are killed at any request, that race each other, over a store that fails: while blocks are flushed, and
 //! read at the newest version and at older ones. On simulated time; all chance comes from the seed.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -244,6 +244,13 @@ impl Config {
                  ingester.flush_abandon_after ({abandon:?}), because a flush may commit a file for that long"
             )));
         }
+        let commit = self.table.commit_timeout;
+        if (abandon + commit * 2) * 2 > delay {
+            return Err(Error(format!(
+                "compactor.retention_delete_delay is {delay:?}; it must be at least twice \
+                 ingester.flush_abandon_after ({abandon:?}) and four times table.commit_timeout ({commit:?}) together"
+            )));
+        }
         Ok(())
     }
 

@@ -198,9 +198,9 @@ impl Merge {
 
     /// Hands in bytes of an input that a step asked for.
     pub fn fetched(&mut self, input: usize, bytes: Fetched) {
-        let cursors = self.sources.iter_mut().filter_map(|s| s.cursor.as_mut());
-        for cursor in cursors.filter(|c| c.input() == input) {
-            cursor.set_fetched(bytes.clone());
+        let mut cursors = self.sources.iter_mut().filter_map(|s| s.cursor.as_mut());
+        if let Some(cursor) = cursors.find(|c| c.input() == input) {
+            cursor.set_fetched(bytes);
         }
     }
 

@@ -65,7 +65,7 @@ fn read(file: &Bytes) -> Vec<Row> {
 
 /// Runs a merge; hands in exactly the bytes that are asked for.
 fn merge(
-    runs: Vec<Vec<Bytes>>,
+    runs: &[Vec<Bytes>],
     keep: impl Fn(LabelsRef<'_>) -> Kept + Send + Clone + 'static,
     options: MergeOptions,
 ) -> (Vec<Bytes>, Vec<MergedBlock>, MergeStats) {
@@ -177,9 +177,9 @@ proptest! {
                 Kept::All
             }
         };
-        let files = inputs.iter().map(|rows| vec![write(rows, &options.block).0]).collect();
+        let files: Vec<_> = inputs.iter().map(|rows| vec![write(rows, &options.block).0]).collect();
         let range = options.range;
-        let (files, blocks, stats) = merge(files, keep, options);
+        let (files, blocks, stats) = merge(&files, keep, options);
         let merged: Vec<Row> = files.iter().flat_map(read).collect();
         let stays = |r: &Row| {
             range.contains(r.1) && r.0 != nothing_of
@@ -211,10 +211,10 @@ proptest! {
     ) {
         let cut = MergeOptions { target_bytes: target, range: TimeRange::ALL, ..options.clone() };
         let all = |_: LabelsRef<'_>| Kept::All;
-        let (run, ..) = merge(vec![vec![write(&one, &options.block).0]], all, cut);
+        let (run, ..) = merge(&[vec![write(&one, &options.block).0]], all, cut);
         let younger = vec![write(&other, &options.block).0];
         let range = options.range;
-        let (files, ..) = merge(vec![run, younger], all, options);
+        let (files, ..) = merge(&[run, younger], all, options);
         let merged: Vec<Row> = files.iter().flat_map(read).collect();
         let mut expected = model(&[one, other]);
         expected.retain(|r| range.contains(r.1));
@@ -228,7 +228,7 @@ fn many_rows_at_one_time_keep_their_order_and_are_there_once() {
     let (even, odd): (Vec<Row>, Vec<Row>) =
         ((0..300).step_by(2).map(row).collect(), (0..300).map(row).collect());
     let files = [&even, &odd].map(|rows| vec![write(rows, &BlockOptions::default()).0]).to_vec();
-    let (files, _, stats) = merge(files, |_| Kept::All, MergeOptions::default());
+    let (files, _, stats) = merge(&files, |_| Kept::All, MergeOptions::default());
     assert_eq!((stats.rows_written, stats.duplicates), (300, 150));
     assert_eq!(read(&files[0]), model(&[even, odd]));
 }
@@ -238,7 +238,7 @@ fn a_writer_that_keeps_too_much_turns_to_the_next_block() {
     let rows: Vec<Row> = (0..20_000).map(|n| (0, n, format!("id={n:012x}"), Labels::empty())).collect();
     let file = write(&rows, &BlockOptions::default()).0;
     let options = MergeOptions { writer_bytes: 20_000, ..MergeOptions::default() };
-    let (files, ..) = merge(vec![vec![file]], |_| Kept::All, options);
+    let (files, ..) = merge(&[vec![file]], |_| Kept::All, options);
     assert!(files.len() > 1, "{}", files.len());
     assert_eq!(files.iter().flat_map(read).collect::<Vec<_>>(), rows);
 }
@@ -247,10 +247,10 @@ fn a_writer_that_keeps_too_much_turns_to_the_next_block() {
 fn nothing_that_stays_gives_no_block() {
     let rows: Vec<Row> = vec![(0, 1, "x".into(), Labels::empty())];
     let file = write(&rows, &BlockOptions::default()).0;
-    let (files, ..) = merge(vec![vec![file.clone()]], |_| Kept::Nothing, MergeOptions::default());
+    let (files, ..) = merge(&[vec![file.clone()]], |_| Kept::Nothing, MergeOptions::default());
     assert!(files.is_empty());
     let none = |_: LabelsRef<'_>| Kept::Rows(Box::new(|_, _, _| false));
-    let (files, _, stats) = merge(vec![vec![file]], none, MergeOptions::default());
+    let (files, _, stats) = merge(&[vec![file]], none, MergeOptions::default());
     assert_eq!((files.len(), stats.removed), (0, 1));
 }
 
