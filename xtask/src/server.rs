@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
+use crate::workspace;
+
 /// How to start a server. The port stays the same over restarts.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
@@ -48,6 +50,14 @@ impl Setup {
     /// The server's data directory.
     pub(crate) fn data(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    /// Checks the table, which has to be in good order: every block there and readable, every row as the table says.
+    pub(crate) fn check_table(&self) -> Result<String> {
+        let config = self.directory.join("config.yaml");
+        let mut command = Command::new(&self.binary);
+        command.args(["table", "check", "--rows", "--data"]).arg(self.data());
+        workspace::output(command.arg("--config.file").arg(config)).context("the table is not in good order")
     }
 
     /// The address of its API.
@@ -258,6 +268,12 @@ impl Client {
             .header("X-Loki-Response-Encoding-Flags", "categorize-labels")
             .query_pairs(parameters.iter().copied());
         read(path, request.call())
+    }
+
+    /// GET of a page that has JSON for programs.
+    pub(crate) fn get_json(&self, path: &str) -> Result<Value> {
+        let request = self.agent.get(format!("{}{path}", self.base)).header("Accept", "application/json");
+        read(path, request.call())?.json()
     }
 
     /// GET for a tenant.

@@ -1,6 +1,6 @@
 //! The cluster over HTTP: who is on the ring and who is a member, and how this process goes.
 
-mod page;
+pub(crate) mod page;
 
 use std::sync::Arc;
 
@@ -156,7 +156,7 @@ fn boolean(params: &Params, name: &str, default: bool) -> std::result::Result<bo
     }
 }
 
-fn wants_json(headers: &HeaderMap) -> bool {
+pub(crate) fn wants_json(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
     accept.is_some_and(|a| a.contains("application/json"))
 }
@@ -176,7 +176,7 @@ fn shard(row: &MemberRow) -> Value {
     })
 }
 
-fn member(row: &MemberRow) -> Value {
+pub(crate) fn member(row: &MemberRow) -> Value {
     json!({
         "name": row.name,
         "roles": row.roles,

@@ -17,6 +17,7 @@ use tower_http::compression::predicate::SizeAbove;
 
 use crate::auth::{self, Auth};
 use crate::cluster::{self, ClusterState, Lifecycle, LifecycleState, Members};
+use crate::compactor::{self, Compaction, CompactionState};
 use crate::config::Config;
 use crate::deletes::{self, DeleteState, Deletes};
 use crate::drilldown;
@@ -52,6 +53,8 @@ pub struct ApiDeps {
     pub members: Option<Arc<dyn Members>>,
     /// The end of the ingester of this process.
     pub lifecycle: Option<Arc<dyn Lifecycle>>,
+    /// The compactor of this process, to be shown.
+    pub compaction: Option<Arc<dyn Compaction>>,
     /// Who may do what; `None` asks nobody.
     pub auth: Option<Arc<Auth>>,
     /// Owns the live tails, whose connections outlive their requests.
@@ -78,6 +81,7 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
         flush,
         members,
         lifecycle,
+        compaction,
         auth,
         tasks,
     } = deps;
@@ -86,6 +90,9 @@ pub fn router(deps: ApiDeps) -> prometheus::Result<Router> {
     let budget = Budget::new(config.inflight_bytes_max, config.inflight_wait, &registry)?;
     let status = StatusState { config: config.clone(), node, limits: limits.clone(), registry };
     let mut routes = with_status(routes, &status);
+    if let Some(compaction) = compaction {
+        routes = with_compaction(routes, CompactionState { compaction, clock: clock.clone() });
+    }
     if let Some(distributor) = distributor {
         let push = PushState {
             config: config.clone(),
@@ -303,11 +310,14 @@ fn with_flush(routes: Routes, state: FlushState) -> Routes {
 
 fn with_cluster(routes: Routes, state: &ClusterState) -> Routes {
     let s = || state.clone();
-    routes.add("/ring", "ring", get(cluster::ring).post(cluster::ring).with_state(s())).add(
-        "/memberlist",
-        "memberlist",
-        get(cluster::memberlist).with_state(s()),
-    )
+    routes
+        .add("/ring", "ring", get(cluster::ring).post(cluster::ring).with_state(s()))
+        .add("/compactor/ring", "compactor_ring", get(compactor::ring).with_state(s()))
+        .add("/memberlist", "memberlist", get(cluster::memberlist).with_state(s()))
+}
+
+fn with_compaction(routes: Routes, state: CompactionState) -> Routes {
+    routes.add("/compactor/status", "compactor_status", get(compactor::status).with_state(state))
 }
 
 fn with_lifecycle(routes: Routes, state: LifecycleState) -> Routes {

@@ -23,6 +23,8 @@ pub struct Plan {
     pub queriers: Vec<(String, String)>,
     /// How many distributors there are.
     pub distributors: usize,
+    /// The names of the compactors.
+    pub compactors: Vec<String>,
 }
 
 impl Plan {
@@ -40,6 +42,9 @@ impl Plan {
                 plan.queriers.push((node.name.clone(), node.grpc.clone()));
             }
             plan.distributors += usize::from(node.has(Role::Distributor) && active);
+            if node.has(Role::Compactor) && active {
+                plan.compactors.push(node.name.clone());
+            }
         }
         let called = |name: &str| plan.ingesters.iter().any(|(m, _)| m.name == name);
         plan.absent = registered.iter().filter(|r| !called(&r.name)).cloned().collect();
@@ -112,6 +117,7 @@ impl Assembler {
         View::new(ingesters, queriers, self.replication_factor)
             .with_absent(absent)
             .with_distributors(plan.distributors)
+            .with_compactors(plan.compactors.clone())
     }
 
     fn clients(&mut self, address: &str) -> Option<Clients> {

@@ -13,11 +13,14 @@ pub enum Role {
     Querier,
     /// Answers queries.
     QueryFrontend,
+    /// Merges blocks, and removes what has to go.
+    Compactor,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 4] = [Self::Distributor, Self::Ingester, Self::Querier, Self::QueryFrontend];
+    pub const ALL: [Self; 5] =
+        [Self::Distributor, Self::Ingester, Self::Querier, Self::QueryFrontend, Self::Compactor];
 
     /// Its name, Loki's target.
     pub fn name(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Role {
             Self::Ingester => "ingester",
             Self::Querier => "querier",
             Self::QueryFrontend => "query-frontend",
+            Self::Compactor => "compactor",
         }
     }
 

@@ -44,6 +44,7 @@ pub struct View {
     queriers: Vec<Member<dyn Querier>>,
     replication_factor: usize,
     distributors: usize,
+    compactors: Vec<String>,
 }
 
 impl View {
@@ -67,6 +68,7 @@ impl View {
             queriers,
             replication_factor: replication_factor.max(1),
             distributors: 1,
+            compactors: Vec::new(),
         }
     }
 
@@ -82,6 +84,20 @@ impl View {
     pub fn with_distributors(mut self, distributors: usize) -> Self {
         self.distributors = distributors.max(1);
         self
+    }
+
+    /// The same view with the compactors of these names.
+    #[must_use]
+    pub fn with_compactors(mut self, mut compactors: Vec<String>) -> Self {
+        compactors.sort();
+        compactors.dedup();
+        self.compactors = compactors;
+        self
+    }
+
+    /// The names of the compactors that are alive, in order.
+    pub fn compactors(&self) -> &[String] {
+        &self.compactors
     }
 
     /// Live distributors, this one among them: they share the tenants' ingestion rates.

@@ -53,7 +53,7 @@ pub struct Config {
     #[serde(with = "skald_runtime::units::duration")]
     pub flush_op_backoff_max: Duration,
     /// A flush that could not be committed for this long is written anew under another file name, because the vacuum
-    /// might by then take the first file for garbage. Keep it below a quarter of the vacuum's grace.
+    /// might later take the first file for garbage. At most a quarter of `compactor.retention_delete_delay`.
     #[serde(with = "skald_runtime::units::duration")]
     pub flush_abandon_after: Duration,
     /// How long a replica that is not the first for a stream waits, after it sealed a segment, for the first one to write
@@ -96,7 +96,7 @@ impl Default for Config {
             memory_wait: Duration::from_secs(5),
             concurrent_flushes: 2,
             flush_op_backoff_max: Duration::from_secs(30),
-            flush_abandon_after: 24 * 60 * MINUTE,
+            flush_abandon_after: 30 * MINUTE,
             takeover_after: Duration::from_secs(30),
             max_chunk_age: 120 * MINUTE,
             chunk_idle_period: 30 * MINUTE,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
+use skald_cluster::Topology;
 use skald_model::{Error, Result, TenantId};
 use skald_removal::AtFlush;
 use skald_storage::block::{self, BlockOptions, BlockSummary, BlockWriter, PushList, PushesPlace};
@@ -24,13 +25,14 @@ use crate::wal::Lsn;
 const LISTS_READ_AT_ONCE: usize = 4;
 
 /// The tables of all tenants in one catalog.
-#[derive(Debug)]
 pub struct DeltaTable {
     catalog: Arc<Catalog>,
     options: BlockOptions,
     writer: String,
     app_id: String,
     deletes: Option<FlushDeletes>,
+    /// Whose compactors checkpoint the tables.
+    members: Option<Arc<Topology>>,
 }
 
 /// A block that lies in memory.
@@ -44,13 +46,20 @@ impl DeltaTable {
     /// Tables in `catalog`, written to in the name of `instance`.
     pub fn new(catalog: Arc<Catalog>, options: BlockOptions, instance: &Instance) -> Self {
         let (writer, app_id) = (instance.id.clone(), instance.app_id.clone());
-        Self { catalog, options, writer, app_id, deletes: None }
+        Self { catalog, options, writer, app_id, deletes: None, members: None }
     }
 
     /// Obeys delete requests while it writes.
     #[must_use]
     pub fn with_deletes(self, deletes: FlushDeletes) -> Self {
         Self { deletes: Some(deletes), ..self }
+    }
+
+    /// The same tables, whose checkpoints are left to the compactors among `members` as long as there are any.
+    #[must_use]
+    pub fn with_compactors_of(mut self, members: Arc<Topology>) -> Self {
+        self.members = Some(members);
+        self
     }
 
     /// Builds the blocks of a part on a thread for heavy work; of copies with their name and their list.
@@ -82,6 +91,9 @@ impl DeltaTable {
 
     /// Nobody else checkpoints the table while there is no compactor. The commit stands whatever becomes of it.
     async fn maintain(&self, tenant: &TenantId) {
+        if self.members.as_ref().is_some_and(|m| !m.view().compactors().is_empty()) {
+            return;
+        }
         if let Err(error) = self.catalog.maintain(tenant).await {
             tracing::warn!(%tenant, %error, "failed to checkpoint the table; the next flush tries again");
         }
@@ -197,6 +209,7 @@ fn build(
                 writer: writer.to_owned(),
                 pushes,
                 deletes: at.map_or(0, |at| at.done.generation()),
+                run: 0,
             };
             let ids = streams.iter().map(|s| segment.streams()[s.stream].id.0 as i64);
             let stream_ids = ids.clone().min().zip(ids.max());

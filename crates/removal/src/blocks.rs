@@ -54,7 +54,7 @@ impl Removals {
     }
 
     /// The earliest and the latest time before which streams of the block may have expired.
-    fn cutoffs_of(&self, summary: &BlockSummary) -> (Timestamp, Timestamp) {
+    pub(crate) fn cutoffs_of(&self, summary: &BlockSummary) -> (Timestamp, Timestamp) {
         let (mut earliest, mut latest) = (Timestamp::MAX, Timestamp::MIN);
         let mut take = |cutoff: Timestamp| {
             earliest = earliest.min(cutoff);

@@ -17,6 +17,7 @@ mod ranges;
 mod removals;
 pub mod requests;
 mod resolve;
+mod rewrite;
 mod service;
 mod told;
 
@@ -27,5 +28,6 @@ pub use lists::{Change, DeleteLists, Loaded};
 pub use removals::{Delete, Entry, Keep, Removals, RowRules, Sieve, Source};
 pub use requests::{DeleteList, DeleteRequest};
 pub use resolve::Resolver;
+pub use rewrite::{AtRewrite, Due};
 pub use service::{Service, finished};
 pub use told::Told;

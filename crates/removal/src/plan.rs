@@ -137,6 +137,25 @@ pub async fn plan(catalog: &Catalog, tenant: &TenantId, limits: &Limits, now: Ti
     Ok(plan)
 }
 
+/// Whether everything of some stream in a block has expired. Reads the end of the block.
+pub async fn has_expired(
+    catalog: &Catalog,
+    tenant: &TenantId,
+    entry: &BlockEntry,
+    removals: &Removals,
+) -> Result<bool> {
+    let meta = open(catalog, tenant, entry).await?;
+    let damaged =
+        |e: &dyn std::fmt::Display| Error::internal(format!("failed to read block {}: {e}", entry.path));
+    for ordinal in meta.streams().select(&Selector::default(), TimeRange::ALL).map_err(|e| damaged(&e))? {
+        let stream = meta.streams().get(ordinal).map_err(|e| damaged(&e))?;
+        if stream.max_ts < removals.cutoff_of(stream.labels.as_ref()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What goes of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Went {

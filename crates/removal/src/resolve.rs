@@ -12,8 +12,8 @@ use crate::removals::Removals;
 /// Puts rules of retention and delete requests together.
 pub struct Resolver {
     lists: Arc<DeleteLists>,
-    limits: Arc<dyn TenantLimits>,
-    retention_enabled: bool,
+    pub(crate) limits: Arc<dyn TenantLimits>,
+    pub(crate) retention_enabled: bool,
     compiled: moka::sync::Cache<TenantId, Compiled>,
 }
 

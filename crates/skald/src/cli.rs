@@ -27,6 +27,10 @@ pub(crate) enum Command {
     /// Look at what retention does.
     #[command(subcommand)]
     Retention(RetentionCommand),
+
+    /// Check, mend and copy tables. Works on the store directly, with the configuration of the server.
+    #[command(subcommand)]
+    Table(TableCommand),
     /// Make entries for the file of users (auth.file).
     #[command(subcommand)]
     Auth(AuthCommand),
@@ -77,6 +81,67 @@ pub(crate) enum RetentionCommand {
         #[command(flatten)]
         args: ServeArgs,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TableCommand {
+    /// Check that every block is there, can be read and holds what the table says; exit code 1 if not.
+    Check {
+        #[command(flatten)]
+        tables: TableArgs,
+        /// Read every row and compare it with the digests, which takes as long as reading everything does.
+        #[arg(long)]
+        rows: bool,
+    },
+    /// Make a table again from its files, when its log is lost. Stop all servers before.
+    Rebuild {
+        #[command(flatten)]
+        table: TableArgs,
+        /// Take in files, too, that the table did not name any more when it was last vacuumed. What was deleted or expired
+        /// may come back.
+        #[arg(long)]
+        include_unused: bool,
+    },
+    /// Take back compactions, retention and deletions that were committed after a version. What was flushed since stays.
+    Restore {
+        #[command(flatten)]
+        table: TableArgs,
+        /// The last version that stays as it was.
+        #[arg(long)]
+        version: i64,
+    },
+    /// Copy a time range to another directory or bucket, as a Delta table of its own.
+    Export {
+        #[command(flatten)]
+        table: TableArgs,
+        /// The first time, inclusive, as RFC 3339; the first of all if not given.
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// The time after the last, as RFC 3339; everything up to the newest if not given.
+        #[arg(long, value_name = "TIME")]
+        to: Option<String>,
+        /// The directory to copy to; the table lies there in a folder of the tenant's name.
+        #[arg(
+            long,
+            value_name = "DIR",
+            required_unless_present = "into_config",
+            conflicts_with = "into_config"
+        )]
+        into: Option<PathBuf>,
+        /// A configuration file whose common.storage names the bucket to copy to.
+        #[arg(long, value_name = "FILE")]
+        into_config: Option<PathBuf>,
+    },
+}
+
+/// Which tables.
+#[derive(Debug, Args)]
+pub(crate) struct TableArgs {
+    /// The tenant; that of servers without tenants if not given.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    #[command(flatten)]
+    pub(crate) config: ServeArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,6 +10,7 @@ mod health;
 mod inspect;
 mod node;
 mod retention;
+mod table;
 
 use std::process::ExitCode;
 
@@ -61,6 +62,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", runtime()?.block_on(retention::describe(load(&args)?.config, &tenants))?);
             Ok(())
         }
+        Command::Table(command) => runtime()?.block_on(table::run(command)),
         Command::Auth(AuthCommand::Hash { token }) => hash(token),
         Command::Health { url, tls } => health::check(&url, &tls),
         Command::Version => {
@@ -85,7 +87,7 @@ fn hash(token: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load(args: &ServeArgs) -> anyhow::Result<Loaded> {
+pub(crate) fn load(args: &ServeArgs) -> anyhow::Result<Loaded> {
     let sources = args.sources().map_err(anyhow::Error::msg)?;
     Ok(Config::load(&sources)?)
 }

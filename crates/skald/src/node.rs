@@ -110,7 +110,7 @@ fn announce(loaded: &Loaded) {
     let limits = &config.limits_config.0;
     let expires =
         limits.retention_period > 0 || limits.retention_bytes > 0 || !limits.retention_stream.is_empty();
-    if expires && !config.compactor.retention_enabled {
+    if expires && !config.compactor.removal.retention_enabled {
         tracing::warn!("nothing expires, whatever limits_config says: compactor.retention_enabled is off");
     }
     if config.common.replication_factor > 1 && !config.is_clustered() {

@@ -30,7 +30,7 @@ pub(crate) async fn describe(config: Config, tenants: &[String]) -> Result<Strin
     };
     let now = SystemClock.now();
     let mut out = String::new();
-    if !config.compactor.retention_enabled {
+    if !config.compactor.removal.retention_enabled {
         out += "retention is off (compactor.retention_enabled); this is what would go if it were on\n\n";
     }
     for tenant in tenants {

@@ -240,7 +240,11 @@ impl Run<'_> {
         let server = self.setup.start()?;
         self.check(&self.start, &mut random).context("after the last restart")?;
         self.check_table(readers)?;
-        server.stop()
+        server.stop()?;
+        if self.setup.data().join("tables").is_dir() {
+            print!("{}", self.setup.check_table()?);
+        }
+        Ok(())
     }
 
     /// Flushes; with a failing store it may take more than one attempt.
@@ -305,8 +309,20 @@ auth_enabled: false
   segment_target_bytes: 256KB
   memory_budget: 64MB
   max_chunk_age: 240h
+  flush_abandon_after: 5s
   wal:
     segment_bytes: 256KB
+table:
+  commit_timeout: 4s
+compactor:
+  compaction_interval: 500ms
+  min_blocks: 3
+  close_after: 2s
+  late_after: 5s
+  slice_duration: 1h
+  target_block_bytes: 1MB
+  retention_delete_delay: 30s
+  vacuum_interval: 2s
 limits_config:
   reject_old_samples: false
   discover_log_levels: false

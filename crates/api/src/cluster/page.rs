@@ -7,7 +7,8 @@ use skald_model::time::SECOND;
 
 use super::MemberRow;
 
-const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+/// The beginning of every page.
+pub(crate) const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
 <meta name=\"viewport\" content=\"width=device-width\">\
 <style>body{font:15px/1.4 system-ui,sans-serif;margin:2em;color:#222}\
 table{border-collapse:collapse}th,td{padding:.3em .9em;border-bottom:1px solid #ddd;text-align:left}\
@@ -63,7 +64,7 @@ pub(super) fn ring(rows: &[MemberRow], now: Timestamp) -> String {
 }
 
 /// The processes of the cluster.
-pub(super) fn members(rows: &[MemberRow], now: Timestamp) -> String {
+pub(crate) fn members(rows: &[MemberRow], now: Timestamp) -> String {
     let mut page = format!("{HEAD}<title>Skald: members</title></head><body>\n<h1>Members</h1>\n");
     page.push_str(
         "<table><tr><th>Name</th><th>Roles</th><th>State</th><th>Zone</th><th>gRPC</th><th>HTTP</th>\
@@ -87,14 +88,16 @@ pub(super) fn members(rows: &[MemberRow], now: Timestamp) -> String {
     page
 }
 
-fn ago(time: Timestamp, now: Timestamp) -> String {
+/// How long ago something was.
+pub(crate) fn ago(time: Timestamp, now: Timestamp) -> String {
     match time {
         0 => "not heard".to_owned(),
         time => format!("{} s ago", now.saturating_sub(time).max(0) / SECOND),
     }
 }
 
-fn escaped(text: &str) -> String {
+/// A text for HTML.
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -285,6 +285,7 @@ pub fn surface_with(services: &Arc<Services>, config: Config) -> Router {
         flush: Some(services.clone()),
         members: None,
         lifecycle: None,
+        compaction: None,
         auth: None,
         tasks: Tasks::new(),
     })

@@ -123,6 +123,7 @@ async fn roles_that_do_not_run_have_no_routes() {
         flush: None,
         members: None,
         lifecycle: None,
+        compaction: None,
         auth: None,
         tasks: skald_runtime::Tasks::new(),
     })

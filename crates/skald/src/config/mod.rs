@@ -24,7 +24,8 @@ use layer::Layer;
 pub(crate) use limits::LimitsSection;
 pub(crate) use overrides::{Overrides, Shown};
 pub(crate) use sections::{
-    Common, DistributorSection, FrontendSection, IngesterClientSection, QuerierSection, RuntimeConfig, Server,
+    Common, CompactorSection, DistributorSection, FrontendSection, IngesterClientSection, QuerierSection,
+    RuntimeConfig, Server,
 };
 
 /// Sections about TLS, as errors name them.
@@ -56,8 +57,7 @@ pub(crate) struct Config {
     pub(crate) pattern_ingester: skald_ingester::patterns::Config,
     pub(crate) querier: QuerierSection,
     pub(crate) frontend: FrontendSection,
-    /// What goes, and when.
-    pub(crate) compactor: skald_removal::Config,
+    pub(crate) compactor: CompactorSection,
     /// How tables are committed to and kept.
     pub(crate) table: skald_storage::table::CatalogConfig,
     pub(crate) tracing: skald_runtime::telemetry::TracingConfig,
@@ -84,7 +84,7 @@ impl Default for Config {
             pattern_ingester: skald_ingester::patterns::Config::default(),
             querier: QuerierSection::default(),
             frontend: FrontendSection::default(),
-            compactor: skald_removal::Config::default(),
+            compactor: CompactorSection::default(),
             table: skald_storage::table::CatalogConfig::default(),
             tracing: skald_runtime::telemetry::TracingConfig::default(),
         }
@@ -230,9 +230,30 @@ impl Config {
                 self.tracing.sample_ratio
             ));
         }
+        self.validate_compactor()?;
         self.validate_tls().map_err(|e| Error(e.to_string()))?;
         self.memberlist.validate().map_err(Error)?;
         self.common.storage.validate().map_err(Error)
+    }
+
+    fn validate_compactor(&self) -> Result<(), Error> {
+        self.compactor.compaction.validate().map_err(Error)?;
+        let (delay, abandon) =
+            (self.compactor.compaction.retention_delete_delay, self.ingester.flush_abandon_after);
+        if abandon * 4 > delay {
+            return Err(Error(format!(
+                "compactor.retention_delete_delay is {delay:?}; it must be at least four times \
+                 ingester.flush_abandon_after ({abandon:?}), because a flush may commit a file for that long"
+            )));
+        }
+        let commit = self.table.commit_timeout;
+        if (abandon + commit * 2) * 2 > delay {
+            return Err(Error(format!(
+                "compactor.retention_delete_delay is {delay:?}; it must be at least twice \
+                 ingester.flush_abandon_after ({abandon:?}) and four times table.commit_timeout ({commit:?}) together"
+            )));
+        }
+        Ok(())
     }
 
     /// Looks at no file, so that a configuration can be checked elsewhere than where it is used.

@@ -333,6 +333,18 @@ impl QuerierSection {
     }
 }
 
+/// `compactor`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct CompactorSection {
+    /// How tables are merged and cleaned up.
+    #[serde(flatten)]
+    pub(crate) compaction: skald_compactor::Config,
+    /// What goes, and when.
+    #[serde(flatten)]
+    pub(crate) removal: skald_removal::Config,
+}
+
 /// `frontend`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -271,6 +271,11 @@ impl Cluster {
         tokio::time::sleep(self.membership.news_delay()).await;
     }
 
+    /// The name of this process among the members.
+    pub(super) fn name(&self) -> &str {
+        self.membership.name()
+    }
+
     /// How an ingester goes.
     pub(super) fn lifecycler(&self) -> &LifecyclerConfig {
         &self.lifecycler

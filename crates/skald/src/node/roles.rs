@@ -11,9 +11,12 @@ use futures::stream::{self, StreamExt as _};
 use prometheus::Registry;
 use skald_api::auth::Auth;
 use skald_api::cluster::{Lifecycle, Members};
+use skald_api::compactor::{Compaction, TableRow};
 use skald_api::{Deletes, Flush};
 use skald_cluster::topology::Member;
 use skald_cluster::{Topology, View};
+use skald_compactor::Compactor;
+use skald_compactor::ownership::Spread;
 use skald_ingester::delta::{DeltaTable, FlushDeletes};
 use skald_ingester::replicas::{RingWriters, Writers};
 use skald_ingester::{Ingester, Instance};
@@ -36,7 +39,7 @@ use super::cluster::Cluster;
 use super::lifecycle::Ending;
 use super::process::Process;
 use super::target::{Role, Targets};
-use crate::config::{Config, DistributorSection, FrontendSection, QuerierSection, Server};
+use crate::config::{CompactorSection, Config, DistributorSection, FrontendSection, QuerierSection, Server};
 
 /// Tables that are looked at when the process starts on a local directory.
 const TABLES_CHECKED_MAX: usize = 64;
@@ -47,6 +50,7 @@ pub(super) struct Roles {
     pub(super) ingester: Option<Arc<Ingester>>,
     querier: Option<Arc<dyn Querier>>,
     frontend: Option<Arc<dyn QueryFrontend>>,
+    compactor: Option<Arc<Compactor>>,
     /// `None` of a process that is alone.
     pub(super) cluster: Option<Arc<Cluster>>,
     topology: Arc<Topology>,
@@ -109,7 +113,7 @@ impl Roles {
                     max_outstanding_per_tenant,
                     max_tasks_per_querier,
                 },
-            compactor: removal,
+            compactor: CompactorSection { compaction: compactor_config, removal },
             table: table_config,
             tracing: _,
         } = config.clone();
@@ -155,6 +159,12 @@ impl Roles {
             None => Topology::new(View::new(Vec::new(), Vec::new(), 1)),
         };
 
+        let settle_after = skald_compactor::settle_after(
+            ingester_config.flush_interval,
+            ingester_config.max_flush_delay,
+            ingester_config.flush_grace,
+            ingester_config.takeover_after,
+        );
         let memory = QueryMemory::new(&querier_config.query_memory());
         let lists = Arc::new(DeleteLists::new(catalog.clone()));
         let deletes = Deletes {
@@ -176,7 +186,7 @@ impl Roles {
                     cancel_period: removal.delete_request_cancel_period,
                 };
                 let table = DeltaTable::new(catalog.clone(), BlockOptions::default(), instance);
-                Arc::new(table.with_deletes(deletes))
+                Arc::new(table.with_deletes(deletes).with_compactors_of(topology.clone()))
             };
             // Where others keep the same streams, the ring says who writes which.
             let shared = cluster.is_some() && common.replication_factor > 1;
@@ -210,7 +220,36 @@ impl Roles {
         }
         match &cluster {
             Some(cluster) => cluster.set_local(ingester.clone().map(|i| i as _), querier.clone()),
-            None => topology.publish(view(ingester.as_ref(), querier.as_ref())),
+            None => {
+                let compactors = targets.has(Role::Compactor).then(|| ALONE.to_owned());
+                let view = view(ingester.as_ref(), querier.as_ref());
+                topology.publish(view.with_compactors(compactors.into_iter().collect()));
+            }
+        }
+        let mut compactor = None;
+        if targets.has(Role::Compactor) {
+            let name = match &cluster {
+                Some(cluster) => cluster.name().to_owned(),
+                None => ALONE.to_owned(),
+            };
+            let parts = skald_compactor::Parts {
+                name: file_name(&name),
+                clock: clock.clone(),
+                catalog: catalog.clone(),
+                ownership: Arc::new(Spread { topology: topology.clone(), name }),
+                keep: Arc::new(skald_compactor::Rules::new(
+                    catalog.clone(),
+                    limits.clone(),
+                    clock.clone(),
+                    &removal,
+                    // Whoever flushes without knowing of a request has looked at the table before that.
+                    settle_after + table_config.commit_timeout * 2,
+                )),
+                settle_after,
+            };
+            let service = Compactor::new(&compactor_config, parts, registry)?;
+            service.start(tasks);
+            compactor = Some(service);
         }
         let mut distributor = None;
         if targets.has(Role::Distributor) {
@@ -242,7 +281,7 @@ impl Roles {
             )?;
             frontend = Some(Arc::new(service));
         }
-        Ok(Self { distributor, ingester, querier, frontend, cluster, topology, clock, deletes })
+        Ok(Self { distributor, ingester, querier, frontend, compactor, cluster, topology, clock, deletes })
     }
 
     /// The HTTP surface over the roles.
@@ -282,6 +321,7 @@ impl Roles {
             flush: self.flush(),
             members: Some(members),
             lifecycle: ends_apart.then_some(ending as Arc<dyn Lifecycle>),
+            compaction: self.compactor.clone().map(|c| Arc::new(Tables(c)) as Arc<dyn Compaction>),
             auth,
             tasks,
         };
@@ -311,6 +351,42 @@ impl Roles {
             send: server.grpc_server_max_send_msg_size,
         };
         skald_runtime::grpc::router(services.into_routes(limits))
+    }
+}
+
+/// The name of the members of a process that is alone.
+const ALONE: &str = "local";
+
+/// A name with only what names of files allow.
+fn file_name(name: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    name.chars().map(allowed).collect()
+}
+
+/// The tables of the compactor, to be shown.
+struct Tables(Arc<Compactor>);
+
+impl Compaction for Tables {
+    fn tables(&self) -> Vec<TableRow> {
+        let row = |s: skald_compactor::status::TenantStatus| TableRow {
+            tenant: s.tenant,
+            version: s.version,
+            blocks: s.blocks,
+            blocks_flushed: s.blocks_flushed,
+            bytes: s.bytes,
+            raw_bytes: s.raw_bytes,
+            rows: s.rows,
+            oldest_entry: s.oldest_entry,
+            pending_merges: s.pending_merges,
+            pending_bytes: s.pending_bytes,
+            pending_removals: s.pending_removals,
+            last_run: s.last_run,
+            last_error: s.last_error,
+            rewritten_bytes_read: s.rewritten_bytes_read,
+            rewritten_bytes_written: s.rewritten_bytes_written,
+            files_removed: s.files_removed,
+        };
+        self.0.status().into_iter().map(row).collect()
     }
 }
 
@@ -348,7 +424,7 @@ fn view(ingester: Option<&Arc<Ingester>>, querier: Option<&Arc<dyn Querier>>) ->
         let place = RingMember { name: i.instance().id.clone(), zone: String::new(), tokens: vec![0] };
         (place, i.clone() as Arc<dyn skald_rpc::Ingester>)
     });
-    let queriers = querier.map(|q| Member { name: "local".into(), service: q.clone() });
+    let queriers = querier.map(|q| Member { name: ALONE.into(), service: q.clone() });
     View::new(ingesters.into_iter().collect(), queriers.into_iter().collect(), 1)
 }
 

@@ -6,26 +6,23 @@ use anyhow::{Result, bail};
 pub(super) use skald_cluster::Role;
 
 /// Names with the roles they stand for.
-const NAMES: [(&str, &[Role]); 7] = [
-    ("all", &[Role::Distributor, Role::Ingester, Role::Querier, Role::QueryFrontend]),
+const NAMES: [(&str, &[Role]); 8] = [
+    ("all", &Role::ALL),
     ("write", &[Role::Distributor, Role::Ingester]),
     ("read", &[Role::Querier, Role::QueryFrontend]),
     ("distributor", &[Role::Distributor]),
     ("ingester", &[Role::Ingester]),
     ("querier", &[Role::Querier]),
     ("query-frontend", &[Role::QueryFrontend]),
+    ("compactor", &[Role::Compactor]),
 ];
 
+/// Roles that pushes and queries need.
+const SERVING: [Role; 4] = [Role::Distributor, Role::Ingester, Role::Querier, Role::QueryFrontend];
+
 /// Targets of Loki's that Skald does not have as a role of their own.
-const LOKIS_OWN: [&str; 7] = [
-    "backend",
-    "query-scheduler",
-    "index-gateway",
-    "compactor",
-    "ruler",
-    "pattern-ingester",
-    "overrides-exporter",
-];
+const LOKIS_OWN: [&str; 6] =
+    ["backend", "query-scheduler", "index-gateway", "ruler", "pattern-ingester", "overrides-exporter"];
 
 /// Roles with those they cannot work without: in the same process, or in others of a cluster.
 const NEEDS: [(Role, &[Role]); 2] =
@@ -88,9 +85,9 @@ impl Targets {
         self.0.contains(&role)
     }
 
-    /// Whether nothing is left to other processes.
+    /// Whether nothing that pushes and queries need is left to other processes.
     pub(super) fn is_all(&self) -> bool {
-        NAMES[0].1.iter().all(|r| self.has(*r))
+        SERVING.iter().all(|r| self.has(*r))
     }
 }
 
@@ -107,7 +104,9 @@ mod tests {
     #[test]
     fn lists_of_roles() {
         assert!(Targets::parse("all").unwrap().is_all());
-        assert!(Targets::parse("read, write").unwrap().is_all());
+        assert!(Targets::parse("all").unwrap().has(Role::Compactor));
+        let serving = Targets::parse("read, write").unwrap();
+        assert!(serving.is_all() && !serving.has(Role::Compactor));
         let write = Targets::parse("write").unwrap();
         assert!(write.has(Role::Ingester) && !write.has(Role::Querier) && !write.is_all());
         check_error("", "target is empty");
@@ -119,6 +118,7 @@ mod tests {
     fn alone_a_role_needs_those_that_it_calls() {
         let alone = |target: &str| Targets::parse(target).unwrap().check_alone(target);
         assert!(alone("all").is_ok() && alone("write").is_ok() && alone("ingester").is_ok());
+        assert!(alone("compactor").is_ok());
         for (target, needed) in
             [("distributor", "ingester"), ("read", "ingester"), ("write,query-frontend", "querier")]
         {

@@ -139,6 +139,11 @@ impl Default for Times {
 }
 
 impl Times {
+    /// Whether the time of `row` is decoded.
+    pub(crate) fn holds(&self, row: u32) -> bool {
+        self.page != NONE && self.rows.contains(&row)
+    }
+
     /// The time of `row`.
     #[inline]
     pub(crate) fn get(&mut self, meta: &BlockMeta, fetched: &Fetched, row: u32) -> Result<Timestamp> {
@@ -230,6 +235,11 @@ impl Default for Metadata {
 }
 
 impl Metadata {
+    /// Whether the metadata of `row` are decoded.
+    pub(crate) fn holds(&self, row: u32) -> bool {
+        self.page != NONE && self.rows.contains(&row)
+    }
+
     pub(crate) fn get(
         &mut self,
         meta: &BlockMeta,

@@ -54,6 +54,13 @@ impl Fetched {
         self.find(&range).ok_or(Error::NotFetched { start, end })
     }
 
+    /// The bytes of `range`, which live on when this is dropped.
+    pub(crate) fn bytes(&self, range: &Range<u64>) -> Option<Bytes> {
+        let piece =
+            self.pieces.iter().find(|(at, b)| *at <= range.start && range.end <= at + b.len() as u64)?;
+        Some(piece.1.slice((range.start - piece.0) as usize..(range.end - piece.0) as usize))
+    }
+
     fn find(&self, range: &Range<u64>) -> Option<&[u8]> {
         let at = self.pieces.partition_point(|(o, _)| *o <= range.start);
         // Pieces may overlap, so the nearest is not always the one that reaches far enough.

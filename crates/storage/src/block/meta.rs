@@ -11,6 +11,7 @@ use parquet::file::metadata::{
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use super::error::{Error, Result, corrupt};
+use super::fetched::Fetched;
 use super::format::{
     Column, KEY_FILTER, KEY_METADATA, KEY_PAGES, KEY_STREAMS, KEY_VERSION, KEY_WORDS, MAGIC, PageTableCrc,
     Section, check_version,
@@ -92,7 +93,19 @@ impl BlockMeta {
     /// Reads the end of a file of `file_size` bytes. `tail` must reach from the block's `tail_offset`, or before, to
     /// the end of the file; if it is shorter, [`Error::NeedTail`] tells from where on it is needed.
     pub fn parse(tail: &Bytes, file_size: u64) -> Result<Self> {
-        let tail = Tail::new(tail, file_size)?;
+        Self::read(&Tail::new(tail, file_size)?, true).map_err(|e| match e {
+            Error::NotFetched { start, .. } => Error::NeedTail { offset: start },
+            other => other,
+        })
+    }
+
+    /// Reads what reading rows takes, and leaves out the filters, which are most of the end of a large block. `pieces` of a
+    /// file of `file_size` bytes may be any; if one is lacking, [`Error::NotFetched`] tells which.
+    pub fn parse_without_filters(pieces: &Fetched, file_size: u64) -> Result<Self> {
+        Self::read(&Tail { pieces: pieces.clone(), file_size }, false)
+    }
+
+    fn read(tail: &Tail, with_filters: bool) -> Result<Self> {
         let metadata = tail.footer()?;
         let pair = |key: &str| {
             let pairs = metadata.file_metadata().key_value_metadata()?;
@@ -108,6 +121,7 @@ impl BlockMeta {
         let metadata_at = pair(KEY_METADATA).map(Section::parse).transpose()?;
         let sections = [Some(streams_at), filter_at, words_at, metadata_at];
         let tail_offset = sections.iter().flatten().map(|s| s.offset).min().unwrap_or(streams_at.offset);
+        let (filter_at, words_at) = if with_filters { (filter_at, words_at) } else { (None, None) };
         let mut streams = StreamIndex::open(tail.section(streams_at, "stream index")?)?;
         if let Some(at) = metadata_at {
             streams.set_metadata_sizes(tail.section(at, "metadata sizes")?)?;
@@ -136,7 +150,7 @@ impl BlockMeta {
         if words.as_ref().is_some_and(|w| w.pages() != pages.line.len()) {
             return Err(corrupt("word index", "it covers other pages than the file has"));
         }
-        Ok(Self { file_size, tail_offset, version, streams, filter, words, pages, groups })
+        Ok(Self { file_size: tail.file_size, tail_offset, version, streams, filter, words, pages, groups })
     }
 
     /// Length of the file.
@@ -203,35 +217,35 @@ impl BlockMeta {
     }
 }
 
-/// The last bytes of a file.
-struct Tail<'a> {
-    bytes: &'a Bytes,
-    /// Where they begin in the file.
-    offset: u64,
+/// The end of a file, or pieces of it.
+struct Tail {
+    pieces: Fetched,
     file_size: u64,
 }
 
-impl<'a> Tail<'a> {
-    fn new(bytes: &'a Bytes, file_size: u64) -> Result<Self> {
+impl Tail {
+    fn new(bytes: &Bytes, file_size: u64) -> Result<Self> {
         let len = bytes.len() as u64;
         if len > file_size || file_size < 12 {
             return Err(corrupt("file", format!("a tail of {len} bytes of a file of {file_size}")));
         }
-        Ok(Self { bytes, offset: file_size - len, file_size })
+        let mut pieces = Fetched::new();
+        pieces.insert(file_size - len, bytes.clone());
+        Ok(Self { pieces, file_size })
     }
 
     fn slice(&self, range: Range<u64>, what: &'static str) -> Result<Bytes> {
         if range.start > range.end || range.end > self.file_size {
             return Err(corrupt(what, format!("bytes {range:?} of a file of {}", self.file_size)));
         }
-        if range.start < self.offset {
-            return Err(Error::NeedTail { offset: range.start });
-        }
-        let (start, end) = (range.start - self.offset, range.end - self.offset);
-        Ok(self.bytes.slice(start as usize..end as usize))
+        let (start, end) = (range.start, range.end);
+        self.pieces.bytes(&range).ok_or(Error::NotFetched { start, end })
     }
 
     fn footer(&self) -> Result<ParquetMetaData> {
+        if self.file_size < 12 {
+            return Err(corrupt("file", format!("{} bytes are too few for one", self.file_size)));
+        }
         let end = self.slice(self.file_size - 8..self.file_size, "footer")?;
         if end[4..] != MAGIC[..] {
             return Err(corrupt("file", "it does not end as a Parquet file does"));

@@ -85,7 +85,7 @@ pub fn plan_scan(meta: &BlockMeta, request: &ScanRequest<'_>) -> Result<ScanPlan
 }
 
 /// The parts of `rows` in timestamp pages that hold times in `range`.
-fn timely_rows(meta: &BlockMeta, rows: Range<u32>, range: TimeRange) -> Vec<Range<u32>> {
+pub(crate) fn timely_rows(meta: &BlockMeta, rows: Range<u32>, range: TimeRange) -> Vec<Range<u32>> {
     if rows.is_empty() {
         return vec![];
     }

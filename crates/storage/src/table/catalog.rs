@@ -188,6 +188,18 @@ impl Catalog {
         self.commit(tenant, &DeletesCommit { generation }).await
     }
 
+    /// The tenant's table as it would be if no rewrite (compaction, retention, deletion, restore) after `version` had taken
+    /// place: all blocks of that version, and those that were flushed since. `None` if the log does not reach back so
+    /// far. Reads the log anew.
+    pub async fn without_rewrites_since(&self, tenant: &TenantId, version: i64) -> Result<Option<Snapshot>> {
+        self.table(tenant).without_rewrites_since(version).await
+    }
+
+    /// Whether the tenant's table has a log, readable or not.
+    pub async fn has_log(&self, tenant: &TenantId) -> Result<bool> {
+        Ok(!self.table(tenant).list(None).await?.is_empty())
+    }
+
     /// Writes a checkpoint of the tenant's table if enough was committed since the last, and then removes from
     /// the log what is older than its retention. To be called now and then by one process per tenant.
     pub async fn maintain(&self, tenant: &TenantId) -> Result<Maintained> {
@@ -234,7 +246,7 @@ impl Catalog {
         }
     }
 
-    fn folder(&self, tenant: &TenantId) -> Path {
+    pub(super) fn folder(&self, tenant: &TenantId) -> Path {
         // As it is: every character of a tenant id is allowed in a path, even those that `join` would escape.
         let root = self.root.as_ref();
         let text = if root.is_empty() { tenant.to_string() } else { format!("{root}/{tenant}") };

@@ -168,6 +168,11 @@ impl Intent for CopiesCommit {
     }
 }
 
+/// Whether what a commit changes is a rewrite's doing.
+pub(super) fn is_rewrite(changes: &Changes) -> bool {
+    changes.txns.iter().any(|(id, _)| id == REWRITES)
+}
+
 impl RewriteCommit {
     fn app_version(&self) -> i64 {
         self.base.txn(REWRITES).unwrap_or(0) + 1

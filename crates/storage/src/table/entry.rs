@@ -29,6 +29,10 @@ pub struct BlockOrigin {
     /// Up to which generation of the tenant's delete requests all have been carried out on its rows.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub deletes: u64,
+    /// Which rewrite wrote it; 0 of a flushed block. The blocks of one rewrite in one slice follow each other in the order
+    /// of streams, by `part`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub run: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -61,6 +65,14 @@ impl BlockEntry {
             |values: &Option<BTreeSet<String>>| values.iter().flatten().map(|v| v.len() + 32).sum::<usize>();
         let labels = self.summary.label_values.iter().map(|(name, v)| name.len() + 64 + values(v));
         size_of::<Self>() + 16 + self.path.len() + self.origin.writer.len() + labels.sum::<usize>()
+    }
+}
+
+impl From<&BlockEntry> for NewBlock {
+    /// The same block, to be added again or to another table.
+    fn from(block: &BlockEntry) -> Self {
+        let BlockEntry { path, date, summary, origin } = block.clone();
+        Self { path, date, summary, origin, stream_ids: None }
     }
 }
 
@@ -109,6 +121,7 @@ mod tests {
             writer: "i-\"1\"".into(),
             pushes: Some(PushesPlace { offset: 1, length: 2, crc: 3 }),
             deletes: 7,
+            run: u64::MAX,
         };
         let tag = BlockTag { summary, origin };
         let text = serde_json::to_string(&tag).unwrap();

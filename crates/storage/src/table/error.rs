@@ -40,6 +40,28 @@ pub enum Error {
         reason: String,
     },
 
+    /// A block's file can't be read as one.
+    #[error("failed to read block {path} of tenant {tenant}: {reason}")]
+    Unreadable {
+        /// The tenant.
+        tenant: TenantId,
+        /// The block's path.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A rewrite took so long that its files might have been taken for garbage. Nothing was committed.
+    #[error(
+        "a rewrite of the table of tenant {tenant} took longer than {limit:?}, a quarter of compactor.retention_delete_delay; nothing was changed"
+    )]
+    TooSlow {
+        /// The tenant.
+        tenant: TenantId,
+        /// The time it had.
+        limit: Duration,
+    },
+
     /// Another rewrite was faster: choose the inputs anew from a new snapshot.
     #[error("another rewrite of the table of tenant {tenant} was faster: {reason}")]
     Conflict {
@@ -97,8 +119,12 @@ impl Error {
     /// What to do about it.
     pub fn kind(&self) -> Kind {
         match self {
-            Error::Foreign { .. } | Error::Damaged { .. } | Error::InvalidBlock { .. } => Kind::Internal,
+            Error::Foreign { .. }
+            | Error::Damaged { .. }
+            | Error::InvalidBlock { .. }
+            | Error::Unreadable { .. } => Kind::Internal,
             Error::Conflict { .. }
+            | Error::TooSlow { .. }
             | Error::Unconfirmed { .. }
             | Error::Store { .. }
             | Error::Listing { .. }

@@ -52,6 +52,15 @@ pub(super) enum LogFile {
 }
 
 impl LogFile {
+    /// The version of the table that it belongs to.
+    pub(super) fn version(&self) -> i64 {
+        match self {
+            Self::Commit { version }
+            | Self::Checkpoint { version, .. }
+            | Self::UnknownCheckpoint { version } => *version,
+        }
+    }
+
     /// Reads a file name of the log's folder.
     pub(super) fn parse(name: &str) -> Option<Self> {
         let (digits, rest) = name.split_once('.')?;

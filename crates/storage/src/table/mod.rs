@@ -12,19 +12,24 @@
 //! * A flush carries its application's id and version; what carries a version that is not newer than the
 //!   committed one is there already and is not written again.
 //! * Rewrites (whatever removes) carry one application id of Skald's and exclude each other.
-//! * Data files are never deleted here.
+//! * A data file is deleted only by whoever knows that nobody needs it: vacuum, and a rewrite that has lost.
 
 mod catalog;
+pub mod check;
 mod checkpoint;
 mod commit;
 mod entry;
 mod error;
+mod export;
+mod files;
 mod log;
 mod maintain;
 mod metrics;
+mod rebuild;
 mod schema;
 mod snapshot;
 mod tenant;
+mod upload;
 
 pub use catalog::{Catalog, CatalogConfig};
 pub use commit::{Committed, CopiesCommit, FlushCommit, RewriteCommit};
@@ -32,9 +37,13 @@ pub use entry::{BlockEntry, BlockOrigin, NewBlock};
 
 pub use crate::block::BlockSummary;
 pub use error::{Error, Result};
+pub use export::Exported;
+pub use files::DataFile;
 pub use log::block_path;
 pub use maintain::Maintained;
+pub use rebuild::Rebuilt;
 pub use snapshot::{NO_VERSION, Snapshot};
+pub use upload::BlockUpload;
 
 #[cfg(test)]
 mod tests;

@@ -158,6 +158,37 @@ impl TenantTable {
         Ok(if log.is_empty() { Arc::clone(known) } else { Arc::new(known.after(&log)) })
     }
 
+    /// The table as it was at `version`, and then with every later commit that is no rewrite: as if what rewrites have
+    /// done since had not been done, and nothing that was flushed since were lost. None if the log does not reach back.
+    pub(super) async fn without_rewrites_since(&self, version: i64) -> Result<Option<Snapshot>> {
+        let files = self.list(None).await?;
+        let older: Vec<LogFile> = files.iter().filter(|f| f.version() <= version).copied().collect();
+        let base = match newest_checkpoint(&older) {
+            Some(Checkpoint { version, parts }) => match self.read_checkpoint(version, parts).await? {
+                Some(snapshot) => snapshot,
+                None => return Ok(None),
+            },
+            None => Snapshot::empty(),
+        };
+        let commits = |f: &LogFile| matches!(f, LogFile::Commit { version } if *version > base.version);
+        let mut versions: Vec<i64> = files.iter().filter(|f| commits(f)).map(LogFile::version).collect();
+        versions.sort_unstable();
+        let reaches = versions.contains(&version) || version == base.version;
+        let is_gapless = versions.iter().zip(base.version + 1..).all(|(found, expected)| *found == expected);
+        if !reaches || !is_gapless {
+            return Ok(None);
+        }
+        let mut log = Vec::new();
+        for number in versions {
+            let Some(bytes) = self.fetch(number).await? else { return Ok(None) };
+            let changes = self.decode(number, &bytes)?.changes;
+            if number <= version || !super::commit::is_rewrite(&changes) {
+                log.push(changes);
+            }
+        }
+        Ok(Some(base.after(&log)))
+    }
+
     /// Reads the table from its newest checkpoint, or its begin. Returns it with the checkpoint's version.
     async fn load(&self) -> Result<(Arc<Snapshot>, i64)> {
         for _ in 0..LOADS_MAX {
@@ -227,7 +258,7 @@ impl TenantTable {
     }
 
     /// The files of the log, from checkpoint `from` on if that is given.
-    async fn list(&self, from: Option<i64>) -> Result<Vec<LogFile>> {
+    pub(super) async fn list(&self, from: Option<i64>) -> Result<Vec<LogFile>> {
         let folder = self.path.clone().join(LOG_FOLDER);
         let listing = match from {
             Some(version) => {

@@ -80,6 +80,11 @@ impl IdFilterBuilder {
         -(1.0 - share).ln() * bits as f64
     }
 
+    /// Bytes of memory, about, of what was gathered.
+    pub fn memory_bytes(&self) -> usize {
+        self.directory.capacity() + self.blocks.capacity()
+    }
+
     /// The section.
     pub fn finish(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(super::HEAD + self.directory.len() + self.blocks.len());

@@ -55,6 +55,11 @@ impl StreamIndexBuilder {
         if self.pending.len() == PAGE_STREAMS { self.flush() } else { Ok(()) }
     }
 
+    /// Bytes of memory, about, of what was gathered.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.directory.capacity() + self.filters.capacity() + self.pages.capacity()
+    }
+
     /// The section.
     pub(crate) fn finish(mut self, metadata_bytes: u64) -> Result<(Vec<u8>, Totals)> {
         self.flush()?;

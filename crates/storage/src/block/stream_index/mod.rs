@@ -214,10 +214,45 @@ impl StreamIndex {
         if let Some(page) = self.pages[i].get() {
             return Ok(page);
         }
+        let page = self.decode_page(i)?;
+        Ok(self.pages[i].get_or_init(|| Arc::new(page)))
+    }
+
+    fn decode_page(&self, i: usize) -> Result<StreamPage> {
         let d = &self.directory[i];
         let streams = (self.len() - i * PAGE_STREAMS).min(PAGE_STREAMS);
-        let page = StreamPage::decode(&self.section[d.page.clone()], streams, d.first_row, d.min_ts)?;
-        Ok(self.pages[i].get_or_init(|| Arc::new(page)))
+        StreamPage::decode(&self.section[d.page.clone()], streams, d.first_row, d.min_ts)
+    }
+}
+
+/// Goes through the streams of an index in order and keeps one page of it, where the index itself would keep all.
+#[derive(Default)]
+pub(crate) struct StreamReader {
+    page: Option<(usize, StreamPage)>,
+}
+
+impl StreamReader {
+    /// Earliest and latest time of the stream with number `ordinal`.
+    pub(crate) fn times(&mut self, index: &StreamIndex, ordinal: u32) -> Result<(Timestamp, Timestamp)> {
+        let extent = self.page(index, ordinal)?.extent(ordinal as usize % PAGE_STREAMS);
+        Ok((extent.min_ts, extent.max_ts))
+    }
+
+    /// The stream with number `ordinal`, but for its metadata's size.
+    pub(crate) fn info(&mut self, index: &StreamIndex, ordinal: u32) -> Result<StreamInfo> {
+        Ok(self.page(index, ordinal)?.info(ordinal as usize % PAGE_STREAMS, ordinal))
+    }
+
+    fn page(&mut self, index: &StreamIndex, ordinal: u32) -> Result<&StreamPage> {
+        if ordinal >= index.totals.streams {
+            return Err(corrupt("stream index", format!("no stream has number {ordinal}")));
+        }
+        let number = ordinal as usize / PAGE_STREAMS;
+        let page = match self.page.take() {
+            Some((at, page)) if at == number => page,
+            _ => index.decode_page(number)?,
+        };
+        Ok(&self.page.insert((number, page)).1)
     }
 }
 

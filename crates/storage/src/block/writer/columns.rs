@@ -95,6 +95,14 @@ impl FixedColumns {
         }
     }
 
+    /// Bytes of memory, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.chunks.iter().map(|c| c.bytes.capacity()).sum::<usize>()
+            + self.streams.labels.capacity()
+            + self.streams.ids.capacity() * 16
+            + self.metadata.bytes()
+    }
+
     /// The next row belongs to another stream.
     pub(super) fn begin_stream(&mut self) {
         self.streams.known = false;

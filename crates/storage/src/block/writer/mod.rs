@@ -22,6 +22,9 @@ use super::pushes::{PushList, PushesPlace};
 use super::stream_index::{BuiltStream, MetadataSizes, StreamIndexBuilder};
 use super::summary::{BlockSummary, LabelValues};
 
+/// What the place of a page takes in memory, with its bounds.
+const PAGE_BYTES: usize = 96;
+
 /// How a block is written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BlockOptions {
@@ -105,6 +108,16 @@ impl BlockWriter<Vec<u8>> {
     pub fn new(options: &BlockOptions) -> Result<Self> {
         Self::to(Vec::new(), options)
     }
+
+    /// What was written and not taken away.
+    pub(crate) fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// Takes away what was written, for example to send it off: so a block may be larger than memory.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
 }
 
 impl<W: Write> BlockWriter<W> {
@@ -163,6 +176,17 @@ impl<W: Write> BlockWriter<W> {
 
     /// Adds a row to the stream begun last. `line` must be UTF-8; times must not go back.
     pub fn row(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>) -> Result<()> {
+        self.row_hashed(timestamp, line, metadata, EntryHash::of(timestamp, line, metadata))
+    }
+
+    /// Adds a row whose hash is known.
+    pub(crate) fn row_hashed(
+        &mut self,
+        timestamp: Timestamp,
+        line: &[u8],
+        metadata: LabelsRef<'_>,
+        hash: EntryHash,
+    ) -> Result<()> {
         let Some(stream) = &mut self.stream else {
             return Err(Error::Order("a row before the first stream".into()));
         };
@@ -185,7 +209,7 @@ impl<W: Write> BlockWriter<W> {
         stream.rows += 1;
         stream.bytes += line.len() as u64;
         stream.metadata_bytes += metadata_text_bytes(metadata);
-        stream.digest.add(EntryHash::of(timestamp, line, metadata));
+        stream.digest.add(hash);
         self.fixed.row(timestamp, &stream.labels, stream.id, metadata, &mut self.compressor)?;
         self.metadata_bytes += metadata.packed().len() as u64;
         self.rows += 1;
@@ -200,6 +224,17 @@ impl<W: Write> BlockWriter<W> {
     /// Bytes written to the output so far.
     pub fn bytes_written(&self) -> u64 {
         self.position
+    }
+
+    /// Bytes of memory, about, of what is kept until the end of the block: filters, indexes, the places of pages, and the
+    /// columns of the row group in the making. The filters count twice, because they are put together at the end.
+    pub fn memory_bytes(&self) -> usize {
+        let filter = self.filter.as_ref().map_or(0, IdFilterBuilder::memory_bytes);
+        let words = self.words.as_ref().map_or(0, WordIndexBuilder::memory_bytes);
+        let pages = |g: &WrittenRowGroup| g.chunks.iter().map(|c| c.pages.len() * PAGE_BYTES).sum::<usize>();
+        (filter + words + self.index.memory_bytes()) * 2
+            + self.groups.iter().map(pages).sum::<usize>()
+            + self.fixed.memory_bytes()
     }
 
     /// Writes what is left, the sections and the footer.

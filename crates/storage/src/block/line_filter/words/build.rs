@@ -32,6 +32,8 @@ pub struct WordIndexBuilder {
     long: PageSet,
     pages: u32,
     allowance: usize,
+    /// Places in all lists.
+    places: usize,
 }
 
 /// The first sixteen letters of a word and the page, counted from one, in which it was seen last.
@@ -69,6 +71,7 @@ impl Default for WordIndexBuilder {
             long: PageSet::default(),
             pages: 0,
             allowance: ALLOWANCE,
+            places: 0,
         }
     }
 }
@@ -110,6 +113,7 @@ impl WordIndexBuilder {
                     e.page = self.pages;
                     if e.list != UNLISTED {
                         self.lists[e.list as usize].pages.push(self.pages - 1);
+                        self.places += 1;
                     }
                 }
                 return;
@@ -151,6 +155,16 @@ impl WordIndexBuilder {
             }
             self.table[slot] = number as u32 + 1;
         }
+    }
+
+    /// Bytes of memory, about, of what was gathered.
+    pub fn memory_bytes(&self) -> usize {
+        // A list that grows has up to twice the room that it needs.
+        self.places * 6
+            + self.lists.len() * (size_of::<List>() + 16)
+            + self.entries.capacity() * size_of::<Entry>()
+            + self.text.capacity()
+            + self.table.len() * 4
     }
 
     /// The section.

@@ -1,0 +1,181 @@
+//! Merges large blocks on a disk and tells what that takes: time, bytes read and written, and the most memory at a time,
+//! which must stay below the budget. `SKALD_BENCH_BLOCK_MB` (default 64) is the size of the blocks that are merged,
+//! `SKALD_BENCH_BLOCKS` (default 4) their number, `SKALD_BENCH_TARGET_MB` (default 128) that of those that are written.
+//!
+//! Every tenth row of a block is in the one before it, too, so that there is something to erase.
+
+#![allow(clippy::print_stdout, reason = "it tells what it has measured")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus::Registry;
+use skald_compactor::ownership::OwnsAll;
+use skald_compactor::{Compactor, Config, KeepEverything, Parts};
+use skald_model::time::{DAY, SECOND, day_of};
+use skald_model::{Labels, LabelsRef, StreamId, TenantId};
+use skald_runtime::{Clock as _, SystemClock};
+use skald_storage::block::{BlockOptions, BlockWriter};
+use skald_storage::store::{self, FilesystemConfig, StoreConfig};
+use skald_storage::table::{BlockOrigin, Catalog, CatalogConfig, FlushCommit, NewBlock, block_path};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+const STREAMS: u64 = 200;
+/// What the process may take beside the budget: threads, the runtime, the table's log.
+const SPARE: u64 = 64 << 20;
+
+fn main() -> Outcome<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(measure())
+}
+
+async fn measure() -> Outcome<()> {
+    let setting = |name: &str, default: u64| -> Outcome<u64> {
+        std::env::var(name).map_or(Ok(default), |text| Ok(text.parse()?))
+    };
+    let block_bytes = setting("SKALD_BENCH_BLOCK_MB", 64)? << 20;
+    let blocks = setting("SKALD_BENCH_BLOCKS", 4)?;
+    let target_block_bytes = setting("SKALD_BENCH_TARGET_MB", 128)? << 20;
+    let directory = tempfile::tempdir()?;
+    let filesystem = Some(FilesystemConfig { directory: directory.path().to_owned() });
+    let registry = Registry::new();
+    let store = store::open(&StoreConfig { filesystem, ..StoreConfig::default() }, &registry).await?;
+    let catalog = Arc::new(Catalog::new(&CatalogConfig::default(), store, "", &registry)?);
+    let tenant = TenantId::new("bench")?;
+    for number in 0..blocks {
+        flush(&catalog, &tenant, number as i64, block_bytes).await?;
+    }
+    let before = catalog.snapshot(&tenant).await?;
+    let bytes_before: u64 = before.blocks.iter().map(|b| b.size()).sum();
+    let raw: u64 = before.blocks.iter().map(|b| b.summary.raw_bytes).sum();
+
+    let config =
+        Config { target_block_bytes, min_blocks: 2, compaction_interval: DAY_LONG, ..Config::default() };
+    let budget = config.memory_budget;
+    let parts = Parts {
+        name: "bench".into(),
+        clock: Arc::new(SystemClock),
+        catalog: catalog.clone(),
+        ownership: Arc::new(OwnsAll),
+        keep: Arc::new(KeepEverything),
+        settle_after: Duration::ZERO,
+    };
+    let compactor = Compactor::new(&config, parts, &registry)?;
+    let baseline = forget_peak()?;
+    let begun = Instant::now();
+    compactor.round().await;
+    let (took, peak) = (begun.elapsed().as_secs_f64(), peak()?);
+
+    let after = catalog.snapshot(&tenant).await?;
+    let status = compactor.status();
+    let status = status.first().ok_or("nothing was looked at")?;
+    let bytes_after: u64 = after.blocks.iter().map(|b| b.size()).sum();
+    let mb = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+    println!("blocks          {} -> {}", before.blocks.len(), after.blocks.len());
+    println!(
+        "bytes           {:.0} MB -> {:.0} MB, of {:.0} MB of lines",
+        mb(bytes_before),
+        mb(bytes_after),
+        mb(raw)
+    );
+    println!(
+        "read, written   {:.0} MB, {:.0} MB",
+        mb(status.rewritten_bytes_read),
+        mb(status.rewritten_bytes_written)
+    );
+    println!("amplification   {:.2}", status.rewritten_bytes_written as f64 / bytes_before as f64);
+    println!("time            {took:.1} s, {:.0} MB of lines a second", mb(raw) / took);
+    println!("memory          {:.0} MB at most beside {:.0} MB at first", mb(peak - baseline), mb(baseline));
+    if peak - baseline > budget + SPARE {
+        return Err(format!(
+            "{:.0} MB are more than the budget of {:.0} MB",
+            mb(peak - baseline),
+            mb(budget)
+        )
+        .into());
+    }
+    if status.last_error.is_some() || after.blocks.iter().any(|b| b.origin.level == 0) {
+        return Err(format!("not everything was merged: {:?}", status.last_error).into());
+    }
+    Ok(())
+}
+
+const DAY_LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// Writes a block as an ingester would, but of any size.
+async fn flush(catalog: &Catalog, tenant: &TenantId, number: i64, bytes: u64) -> Outcome<()> {
+    let day = (SystemClock.now() / DAY - 2) * DAY;
+    let (date, path) = (day_of(day), block_path(day_of(day), &format!("{number}-i-0-0-0")));
+    let mut streams: Vec<(Labels, StreamId)> = (0..STREAMS)
+        .map(|n| {
+            let labels = Labels::from_pairs([
+                ("app", format!("app-{}", n / 10).as_str()),
+                ("pod", format!("{n}").as_str()),
+            ]);
+            let id = StreamId::of(tenant, labels.as_ref());
+            (labels, id)
+        })
+        .collect();
+    streams.sort();
+    let mut writer = BlockWriter::new(&BlockOptions::default())?;
+    let mut upload = catalog.begin_block(tenant, &path, 8 << 20);
+    let (mut line, mut sent) = (String::new(), 0u64);
+    for (ordinal, (labels, id)) in streams.iter().enumerate() {
+        writer.begin_stream(labels, *id)?;
+        let end = bytes * (ordinal as u64 + 1) / STREAMS;
+        let mut row = 0i64;
+        while writer.bytes_written() < end {
+            // All blocks are of one hour; every tenth row is the same in each.
+            let of = if row % 10 == 0 { 0 } else { number };
+            let id = mix((ordinal as u64) << 40 | (row as u64) << 8 | of as u64);
+            line.clear();
+            std::fmt::Write::write_fmt(
+                &mut line,
+                format_args!(
+                    "level=info caller=handler.go:{} msg=\"request served\" method=GET path=/api/v1/items/{} status=200 \
+                     duration={}us trace_id={id:016x}",
+                    id % 90,
+                    id % 5000,
+                    id % 100_000
+                ),
+            )?;
+            writer.row(day + row * SECOND / 50 + of, line.as_bytes(), LabelsRef::EMPTY)?;
+            row += 1;
+        }
+        if writer.bytes_written() - sent > 8 << 20 {
+            sent = writer.bytes_written();
+            upload.write(writer.take_output()).await?;
+        }
+    }
+    let finished = writer.finish()?;
+    upload.write(finished.output).await?;
+    upload.finish().await?;
+    let origin =
+        BlockOrigin { received_min: number, received_max: number, writer: "i".into(), ..Default::default() };
+    let block = NewBlock { path, date, summary: finished.summary, origin, stream_ids: None };
+    let commit = FlushCommit { blocks: vec![block], app_id: "i".into(), app_version: number };
+    catalog.commit_flush(tenant, &commit).await?;
+    Ok(())
+}
+
+fn mix(n: u64) -> u64 {
+    let z = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Makes the system count the most memory from now on; what it is now.
+fn forget_peak() -> Outcome<u64> {
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    peak()
+}
+
+/// The most memory that was resident.
+fn peak() -> Outcome<u64> {
+    let status = std::fs::read_to_string(Path::new("/proc/self/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).ok_or("the system does not tell")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
+}

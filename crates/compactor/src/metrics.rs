@@ -1,0 +1,130 @@
+//! The instruments of the compactor, under Loki's names where it has the thing.
+
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// The instruments of the compactor.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// Rounds over all tables, by outcome.
+    pub(crate) rounds: IntCounterVec,
+    /// Seconds that the last round took.
+    pub(crate) round_seconds: Gauge,
+    /// When the last round without an error ended.
+    pub(crate) last_success: Gauge,
+    /// 1 while it works.
+    pub(crate) running: IntGauge,
+    /// Rewrites that were committed, by reason.
+    pub(crate) rewrites: IntCounterVec,
+    /// Rewrites that another one was faster than.
+    pub(crate) conflicts: IntCounter,
+    /// Rewrites that failed.
+    pub(crate) failures: IntCounter,
+    /// Blocks that went into rewrites, and came out.
+    pub(crate) blocks_read: IntCounter,
+    pub(crate) blocks_written: IntCounter,
+    /// Their bytes.
+    pub(crate) bytes_read: IntCounter,
+    pub(crate) bytes_written: IntCounter,
+    /// Rows.
+    pub(crate) rows_written: IntCounter,
+    pub(crate) duplicates: IntCounter,
+    pub(crate) rows_removed: IntCounter,
+    /// Blocks that were removed whole.
+    pub(crate) blocks_dropped: IntCounter,
+    /// Files that were removed.
+    pub(crate) files_removed: IntCounter,
+    pub(crate) file_bytes_removed: IntCounter,
+    /// Files that wait to be removed.
+    pub(crate) files_waiting: IntGauge,
+    /// Tenants that are this compactor's own.
+    pub(crate) tenants: IntGauge,
+    /// Merges that are due, over all of them.
+    pub(crate) pending: IntGauge,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone())).map(|()| counter)
+        };
+        let counters = |name: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counters.clone())).map(|()| counters)
+        };
+        let int_gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone())).map(|()| gauge)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = Gauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone())).map(|()| gauge)
+        };
+        Ok(Self {
+            rounds: counters(
+                "loki_boltdb_shipper_compact_tables_operation_total",
+                "Total number of tables compaction done by status.",
+                "status",
+            )?,
+            round_seconds: gauge(
+                "loki_boltdb_shipper_compact_tables_operation_duration_seconds",
+                "Time (in seconds) spent in compacting all the tables.",
+            )?,
+            last_success: gauge(
+                "loki_boltdb_shipper_compact_tables_operation_last_successful_run_timestamp_seconds",
+                "Unix timestamp of the last successful compaction run.",
+            )?,
+            running: int_gauge(
+                "loki_boltdb_shipper_compactor_running",
+                "Value will be 1 if compactor is currently running on this instance.",
+            )?,
+            rewrites: counters(
+                "skald_compactor_rewrites_total",
+                "Rewrites of blocks that were committed, by reason.",
+                "reason",
+            )?,
+            conflicts: counter(
+                "skald_compactor_conflicts_total",
+                "Rewrites that lost against another one and were begun anew.",
+            )?,
+            failures: counter("skald_compactor_failures_total", "Rewrites that failed.")?,
+            blocks_read: counter("skald_compactor_blocks_read_total", "Blocks that were rewritten.")?,
+            blocks_written: counter(
+                "skald_compactor_blocks_written_total",
+                "Blocks that were written by rewrites.",
+            )?,
+            bytes_read: counter(
+                "skald_compactor_read_bytes_total",
+                "Bytes that rewrites read from the object store.",
+            )?,
+            bytes_written: counter(
+                "skald_compactor_written_bytes_total",
+                "Bytes of the blocks that were written by rewrites.",
+            )?,
+            rows_written: counter("skald_compactor_rows_written_total", "Rows that rewrites wrote.")?,
+            duplicates: counter(
+                "skald_compactor_duplicates_erased_total",
+                "Rows that were left out because another one was the same.",
+            )?,
+            rows_removed: counter(
+                "skald_compactor_rows_removed_total",
+                "Rows that were left out because retention or a delete request says so.",
+            )?,
+            blocks_dropped: counter(
+                "skald_compactor_blocks_dropped_total",
+                "Blocks that were removed whole, because nothing in them stays.",
+            )?,
+            files_removed: counter(
+                "skald_compactor_vacuumed_files_total",
+                "Files that no table named any more and that were removed.",
+            )?,
+            file_bytes_removed: counter("skald_compactor_vacuumed_bytes_total", "Bytes of these files.")?,
+            files_waiting: int_gauge(
+                "skald_compactor_vacuum_waiting_files",
+                "Files that no table names and that are kept until their delay is over.",
+            )?,
+            tenants: int_gauge("skald_compactor_tenants", "Tenants that this compactor works on.")?,
+            pending: int_gauge("skald_compactor_pending_merges", "Merges that are due.")?,
+        })
+    }
+}

@@ -1,0 +1,100 @@
+//! Rounds over the tables.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt as _, StreamExt as _};
+use skald_model::{Result, TenantId};
+use skald_runtime::CancellationToken;
+use tokio::time::Instant;
+
+use crate::Compactor;
+use crate::work::Progress;
+
+impl Compactor {
+    /// Goes over all tables again and again until it is cancelled. Whatever is under way then is dropped: it has been
+    /// committed or not, and what was uploaded in vain is found by vacuum.
+    pub(crate) async fn run(self: Arc<Self>, token: CancellationToken) {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = self.rounds() => {}
+        }
+        self.metrics.running.set(0);
+    }
+
+    async fn rounds(&self) {
+        // Compactors that start together do not look at everything together.
+        let spread = skald_runtime::random() % 1000;
+        tokio::time::sleep(self.config.compaction_interval.min(FIRST_ROUND).mul_f64(spread as f64 / 1000.0))
+            .await;
+        loop {
+            let begun = Instant::now();
+            self.metrics.running.set(1);
+            let is_done = self.round().await;
+            self.metrics.running.set(0);
+            self.metrics.round_seconds.set(begun.elapsed().as_secs_f64());
+            // What a tenant had no time for goes on at once.
+            let pause = if is_done { self.config.compaction_interval } else { Duration::ZERO };
+            tokio::time::sleep_until(begun + pause.max(ROUND_MIN)).await;
+        }
+    }
+
+    /// Looks at each table once; whether nothing is left to do.
+    pub async fn round(&self) -> bool {
+        let outcome = self.tenants().await;
+        let status = |status: &str| self.metrics.rounds.with_label_values(&[status]).inc();
+        let tenants = match outcome {
+            Ok(tenants) => tenants,
+            Err(error) => {
+                tracing::warn!(%error, "failed to list the tables; the next round tries again");
+                status("failure");
+                return true;
+            }
+        };
+        self.metrics.tenants.set(tenants.len() as i64);
+        self.status.retain(|tenant| tenants.contains(tenant));
+        let deadline = Instant::now() + self.config.compaction_interval;
+        let mut passes = Vec::with_capacity(tenants.len());
+        for tenant in &tenants {
+            passes.push(self.pass_and_report(tenant, deadline).boxed());
+        }
+        let at_once = self.config.max_compaction_parallelism.max(1);
+        let outcomes: Vec<_> = futures::stream::iter(passes).buffer_unordered(at_once).collect().await;
+        let pending = self.status.all().iter().map(|s| s.pending_merges as i64).sum();
+        self.metrics.pending.set(pending);
+        if outcomes.iter().all(Option::is_some) {
+            status("success");
+            self.metrics.last_success.set(self.parts.clock.now() as f64 / 1e9);
+        } else {
+            status("failure");
+        }
+        !outcomes.contains(&Some(Progress::OutOfTime))
+    }
+
+    /// The tenants that are this compactor's own.
+    async fn tenants(&self) -> Result<Vec<TenantId>> {
+        let mut tenants = self.parts.catalog.tenants().await?;
+        tenants.retain(|tenant| self.parts.ownership.owns(tenant));
+        Ok(tenants)
+    }
+
+    /// Works on one table; `None` if that failed.
+    async fn pass_and_report(&self, tenant: &TenantId, deadline: Instant) -> Option<Progress> {
+        let outcome = self.pass(tenant, deadline).await;
+        let now = self.parts.clock.now();
+        let error = outcome.as_ref().err().map(ToString::to_string);
+        self.status.change(tenant, |s| (s.last_run, s.last_error) = (Some(now), error));
+        match outcome {
+            Ok(progress) => Some(progress),
+            Err(error) => {
+                tracing::warn!(%tenant, %error, "failed to compact a table; the next round tries again");
+                None
+            }
+        }
+    }
+}
+
+/// The first round begins within this time.
+const FIRST_ROUND: Duration = Duration::from_secs(30);
+/// From the begin of one round to the next, at least.
+const ROUND_MIN: Duration = Duration::from_millis(100);

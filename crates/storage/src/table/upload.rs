@@ -1,0 +1,110 @@
+//! Blocks that go to the store while they are written.
+
+use bytes::{Bytes, BytesMut};
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStoreExt as _};
+use skald_model::TenantId;
+
+use super::catalog::Catalog;
+use super::entry::NewBlock;
+use super::error::Result;
+
+/// A block on its way to the store. It has no name there before [`BlockUpload::finish`].
+#[derive(Debug)]
+pub struct BlockUpload<'a> {
+    catalog: &'a Catalog,
+    tenant: TenantId,
+    path: String,
+    part_bytes: usize,
+    buffer: BytesMut,
+    /// Of a block that has outgrown one request.
+    parts: Option<Box<dyn MultipartUpload>>,
+}
+
+impl Catalog {
+    /// Begins to upload a block to `path`, made by [`block_path`](super::block_path), a name that nobody else uses. Parts
+    /// have `part_bytes`; a block of at most two parts goes off in one request.
+    pub fn begin_block(&self, tenant: &TenantId, path: &str, part_bytes: usize) -> BlockUpload<'_> {
+        BlockUpload {
+            catalog: self,
+            tenant: tenant.clone(),
+            path: path.to_owned(),
+            part_bytes: part_bytes.max(1),
+            buffer: BytesMut::new(),
+            parts: None,
+        }
+    }
+
+    /// Deletes the files of blocks that no commit names or ever will: their names were made for a commit that was not
+    /// tried, or that is known to have lost. What cannot be deleted now vacuum finds.
+    pub async fn discard(&self, tenant: &TenantId, blocks: &[NewBlock]) {
+        for block in blocks {
+            let location = self.location(tenant, &block.path);
+            match self.store.delete(&location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => {
+                    tracing::debug!(%tenant, path = block.path, %error, "left an unused file to vacuum");
+                }
+            }
+        }
+    }
+}
+
+impl BlockUpload<'_> {
+    /// Adds bytes.
+    pub async fn write(&mut self, bytes: Vec<u8>) -> Result<()> {
+        if self.buffer.is_empty() && self.parts.is_none() {
+            // Most blocks are small: their only bytes are not copied.
+            self.buffer = Bytes::from(bytes).into();
+        } else {
+            self.buffer.extend_from_slice(&bytes);
+        }
+        let outcome = self.send_parts().await;
+        self.check(outcome).await
+    }
+
+    /// Completes the block. Durable when it returns; its path.
+    pub async fn finish(mut self) -> Result<String> {
+        let rest = self.buffer.split().freeze();
+        let Some(upload) = &mut self.parts else {
+            self.catalog.put_block(&self.tenant, &self.path, rest).await?;
+            return Ok(self.path);
+        };
+        let completed = async {
+            if !rest.is_empty() {
+                upload.put_part(rest.into()).await?;
+            }
+            upload.complete().await.map(drop)
+        };
+        let outcome = completed.await;
+        self.check(outcome).await?;
+        Ok(self.path)
+    }
+
+    async fn send_parts(&mut self) -> object_store::Result<()> {
+        if self.parts.is_none() {
+            if self.buffer.len() <= 2 * self.part_bytes {
+                return Ok(());
+            }
+            let location: Path = self.catalog.location(&self.tenant, &self.path);
+            self.parts = Some(self.catalog.store.put_multipart(&location).await?);
+        }
+        let Some(upload) = &mut self.parts else { return Ok(()) };
+        while self.buffer.len() > self.part_bytes {
+            let part = self.buffer.split_to(self.part_bytes).freeze();
+            upload.put_part(part.into()).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives up a failed upload.
+    async fn check(&mut self, outcome: object_store::Result<()>) -> Result<()> {
+        let Err(e) = outcome else { return Ok(()) };
+        if let Some(mut upload) = self.parts.take()
+            && let Err(error) = upload.abort().await
+        {
+            tracing::debug!(tenant = %self.tenant, path = self.path, %error, "failed to abort an upload");
+        }
+        Err(self.catalog.table(&self.tenant).failed("upload a block", e))
+    }
+}
