@@ -40,9 +40,9 @@ use crate::network::{Network, Weather};
 use crate::store::SimStore;
 use crate::trace::{Trace, note};
 
-/// Copies of each entry.
 /// How long a request to delete can be taken back.
-pub const CANCEL_PERIOD: Duration = Duration::from_secs(30);
+pub(crate) const CANCEL_PERIOD: Duration = Duration::from_secs(30);
+/// Copies of each entry.
 const REPLICATION_FACTOR: usize = 3;
 /// How long it may take until everybody knows of a member that comes or goes by itself, and of one that died.
 const NEWS: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(6));

@@ -1,0 +1,145 @@
+//! Goal: small blocks become large ones, and what is deleted or has expired leaves the tables, while every query sees what
+//! stays. Method: a real process that compacts all the time, its API, and its status page.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{DEADLINE, Server, now};
+
+const SECOND: i64 = 1_000_000_000;
+const HOUR: i64 = 3600 * SECOND;
+
+/// Everything happens as soon as it may.
+const HASTE: &str = "
+compactor: {compaction_interval: 100ms, min_blocks: 2, delete_request_cancel_period: 0s, retention_enabled: true}
+ingester: {flush_interval: 1s, max_flush_delay: 1s, flush_grace: 100ms, takeover_after: 1s}
+table: {commit_timeout: 1s}
+";
+
+fn start(data: &Path, limits: &str) -> Server {
+    let path = data.join("skald.yaml");
+    std::fs::write(&path, format!("{HASTE}{limits}")).unwrap();
+    Server::start(data, &["--config.file", path.to_str().unwrap()])
+}
+
+fn encode(text: &str) -> String {
+    text.bytes().map(|b| format!("%{b:02x}")).collect()
+}
+
+fn flush(server: &Server) {
+    assert_eq!(server.post("/flush", "text/plain", "").0, 204);
+}
+
+/// What the compactor tells of the table, once it fits.
+fn await_table(server: &Server, fits: impl Fn(&Value) -> bool) -> Value {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let (status, body) = server.get_with("/compactor/status", &[("Accept", "application/json")]);
+        assert_eq!(status, 200, "{body}");
+        let all: Value = serde_json::from_str(&body).unwrap();
+        let table = all["tenants"].as_array().or(all.as_array()).and_then(|t| t.first()).cloned();
+        match table {
+            Some(table) if fits(&table) => return table,
+            table => assert!(Instant::now() < end, "{table:?} {}", server.log()),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn delete_status(server: &Server) -> String {
+    let (status, body) = server.get("/loki/api/v1/delete");
+    assert_eq!(status, 200, "{body}");
+    let all: Value = serde_json::from_str(&body).unwrap();
+    all[0]["status"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn small_blocks_become_one_and_deleted_rows_leave_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), "");
+    let t = now() - 60 * SECOND;
+    let mut lines = Vec::new();
+    for i in 0..6 {
+        let line = format!("{} {i}", if i % 3 == 0 { "secret" } else { "open" });
+        server.push(&[(t + i, &line)]);
+        // A push that is repeated after a flush is stored twice, until the blocks meet.
+        if i == 4 {
+            server.push(&[(t, "secret 0")]);
+        }
+        flush(&server);
+        lines.push(line);
+        assert_eq!(server.lines(), lines);
+    }
+    let table = await_table(&server, |t| t["rows"] == 6 && t["blocks_flushed"].as_u64() < Some(2));
+    assert!(table["blocks"].as_u64() <= Some(2), "{table}");
+    assert_eq!(server.lines(), lines);
+
+    let start = (now() - HOUR) / SECOND;
+    let query = encode(r#"{app="test"} |= "secret""#);
+    let (status, body) =
+        server.post(&format!("/loki/api/v1/delete?query={query}&start={start}"), "text/plain", "");
+    assert_eq!(status, 204, "{body}");
+    let left = ["open 1", "open 2", "open 4", "open 5"];
+    assert_eq!(server.lines(), left);
+    await_table(&server, |t| t["rows"] == 4);
+    assert_eq!(server.lines(), left);
+    let end = Instant::now() + DEADLINE;
+    while delete_status(&server) != "processed" {
+        assert!(Instant::now() < end, "{}", delete_status(&server));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    // Over a death, and with what comes later.
+    server.kill();
+    let server = self::start(dir.path(), "");
+    assert_eq!(server.lines(), left);
+    while now() / SECOND <= start + HOUR / SECOND {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    server.push(&[(t + 6, "secret 6")]);
+    flush(&server);
+    let later = ["open 1", "open 2", "open 4", "open 5", "secret 6"];
+    assert_eq!(server.lines(), later);
+    await_table(&server, |t| t["rows"] == 5 && t["blocks_flushed"].as_u64() < Some(2));
+    assert_eq!(server.lines(), later);
+}
+
+#[test]
+fn expired_blocks_go_and_streams_that_live_shorter_leave_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = r#"
+limits_config:
+  reject_old_samples: false
+  retention_period: 3d
+  retention_stream: [{selector: '{app="short"}', priority: 1, period: 30h}]
+"#;
+    let server = start(dir.path(), limits);
+    let push = |app: &str, time: i64| {
+        let body = format!(r#"{{"streams":[{{"stream":{{"app":"{app}"}},"values":[["{time}","x"]]}}]}}"#);
+        assert_eq!(server.post("/loki/api/v1/push", "application/json", &body).0, 204);
+    };
+    let t = now();
+    // The whole block has expired; one of two streams of a block has; nothing has.
+    push("long", t - 100 * HOUR);
+    flush(&server);
+    push("long", t - 40 * HOUR);
+    push("short", t - 40 * HOUR);
+    flush(&server);
+    push("long", t);
+    push("short", t);
+    flush(&server);
+    let count = || {
+        let query = encode(r#"sum(count_over_time({app=~".+"}[200h]))"#);
+        let (status, body) = server.get(&format!("/loki/api/v1/query?query={query}"));
+        assert_eq!(status, 200, "{body}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        answer["data"]["result"][0]["value"][1].as_str().unwrap().to_owned()
+    };
+    assert_eq!(count(), "3");
+    await_table(&server, |t| t["rows"] == 3);
+    assert_eq!(count(), "3");
+}
