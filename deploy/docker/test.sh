@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 project=skald-test
-members=(api ingester-a ingester-b ingester-c querier-1 querier-2)
+members=(api ingester-a ingester-b ingester-c querier-1 querier-2 compactor)
 # No Grafana: nothing here asks it.
 services=(seaweedfs "${members[@]}")
 files=(--file docker-compose.yml)

@@ -125,6 +125,7 @@ impl Asked {
             directory,
             doors: 1,
             queriers: 2,
+            compactors: 1,
             ingesters: 3,
             spare_ingesters: 0,
             replication_factor: 3,

@@ -104,6 +104,7 @@ fn start(binary: &Path, directory: &Path, replicas: usize) -> Result<Subject> {
         directory,
         doors: 1,
         queriers: 2,
+        compactors: 1,
         ingesters: 3,
         spare_ingesters: 0,
         replication_factor: replicas,

@@ -23,13 +23,14 @@ enum Act {
     KillQuerier,
     FreezeQuerier,
     KillDoor,
+    KillCompactor,
     /// An ingester and another member, or all of them, hear nothing of each other for a while.
     CutIngester,
     /// No byte is free where an ingester writes its log.
     FillDisk,
 }
 
-const ACTS: [(Act, u64); 9] = [
+const ACTS: [(Act, u64); 10] = [
     (Act::KillIngester, 30),
     (Act::FreezeIngester, 15),
     (Act::RestartIngester, 15),
@@ -37,6 +38,7 @@ const ACTS: [(Act, u64); 9] = [
     (Act::KillQuerier, 10),
     (Act::FreezeQuerier, 5),
     (Act::KillDoor, 10),
+    (Act::KillCompactor, 10),
     (Act::CutIngester, 30),
     (Act::FillDisk, 20),
 ];
@@ -114,6 +116,10 @@ fn act_on(members: &mut Members, act: Act, random: &mut Random) -> Result<String
             let member = any(&mut members.doors, random);
             kill_and_restart(&mut members.doors[member], random)
         }
+        Act::KillCompactor => {
+            let member = any(&mut members.compactors, random);
+            kill_and_restart(&mut members.compactors[member], random)
+        }
         Act::CutIngester => cut_and_join(members, random),
         Act::FillDisk => {
             let member = any(&mut members.ingesters[..steady], random);
@@ -125,7 +131,8 @@ fn act_on(members: &mut Members, act: Act, random: &mut Random) -> Result<String
 fn cut_and_join(members: &Members, random: &mut Random) -> Result<String> {
     let Some(network) = &members.network else { return Ok("nobody".to_owned()) };
     let member = &members.ingesters[random.within(0..members.steady as u64) as usize];
-    let everybody = members.doors.iter().chain(&members.queriers).chain(&members.ingesters);
+    let everybody =
+        members.doors.iter().chain(&members.queriers).chain(&members.compactors).chain(&members.ingesters);
     let mut others: Vec<&Member> = everybody.filter(|m| m.number != member.number).collect();
     if random.percent(60) {
         others = vec![others[random.within(0..others.len() as u64) as usize]];

@@ -34,6 +34,7 @@ pub(crate) struct Plan<'a> {
     /// Processes of distributor and query frontend in one.
     pub(crate) doors: usize,
     pub(crate) queriers: usize,
+    pub(crate) compactors: usize,
     /// Ingesters that run all the time.
     pub(crate) ingesters: usize,
     /// Ingesters that come and go.
@@ -58,9 +59,10 @@ pub(crate) struct Members {
     pub(super) doors: Vec<Member>,
     pub(super) ingesters: Vec<Member>,
     pub(super) queriers: Vec<Member>,
+    pub(super) compactors: Vec<Member>,
     /// Ingesters that run all the time; those behind come and go.
     pub(super) steady: usize,
-    /// Each member has a number in it: doors, queriers, ingesters. After the members, which end first.
+    /// Each member has a number in it: doors, queriers, compactors, ingesters. After the members, which end first.
     pub(super) network: Option<Network>,
 }
 
@@ -70,6 +72,7 @@ impl Members {
         let mut names: Vec<(String, &str)> = Vec::new();
         names.extend((1..=plan.doors).map(|n| (format!("door-{n}"), "distributor,query-frontend")));
         names.extend((1..=plan.queriers).map(|n| (format!("querier-{n}"), "querier")));
+        names.extend((1..=plan.compactors).map(|n| (format!("compactor-{n}"), "compactor")));
         let ingesters = plan.ingesters + plan.spare_ingesters;
         names.extend((1..=ingesters).map(|n| (format!("ingester-{n}"), "ingester")));
         let network = plan.network.then(|| Network::new(names.len())).transpose()?;
@@ -105,13 +108,15 @@ impl Members {
                 (plan.small_disks && is_ingester).then(|| SmallDisk::mount(&setup.data())).transpose()?;
             members.push(Member { name: name.clone(), number, setup, server: None, stopped: false, disk });
         }
-        let ingester_members = members.split_off(plan.doors + plan.queriers);
+        let ingester_members = members.split_off(plan.doors + plan.queriers + plan.compactors);
+        let compactors = members.split_off(plan.doors + plan.queriers);
         let queriers = members.split_off(plan.doors);
         Ok(Self {
             directory: plan.directory.to_owned(),
             doors: members,
             ingesters: ingester_members,
             queriers,
+            compactors,
             steady: plan.ingesters,
             network,
         })
@@ -140,11 +145,11 @@ impl Members {
 
     fn steady_members(&mut self) -> impl Iterator<Item = &mut Member> {
         let ingesters = self.ingesters.iter_mut().take(self.steady);
-        self.doors.iter_mut().chain(ingesters).chain(&mut self.queriers)
+        self.doors.iter_mut().chain(ingesters).chain(&mut self.queriers).chain(&mut self.compactors)
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.doors.iter_mut().chain(&mut self.ingesters).chain(&mut self.queriers)
+        self.doors.iter_mut().chain(&mut self.ingesters).chain(&mut self.queriers).chain(&mut self.compactors)
     }
 
     /// The numbers of the processes that run, by what they are.
@@ -155,6 +160,7 @@ impl Members {
             ("door", pids(&self.doors)),
             ("ingesters", pids(&self.ingesters)),
             ("queriers", pids(&self.queriers)),
+            ("compactors", pids(&self.compactors)),
         ]
     }
 
@@ -193,7 +199,13 @@ impl Members {
 
     /// Stops everybody, ingesters last.
     pub(crate) fn stop_all(&mut self) -> Result<()> {
-        for member in self.doors.iter_mut().chain(&mut self.queriers).chain(&mut self.ingesters) {
+        for member in self
+            .doors
+            .iter_mut()
+            .chain(&mut self.queriers)
+            .chain(&mut self.compactors)
+            .chain(&mut self.ingesters)
+        {
             member.stop()?;
         }
         Ok(())

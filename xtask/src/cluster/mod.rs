@@ -37,6 +37,15 @@ ingester:
   max_flush_delay: 10s
   takeover_after: 4s
   max_chunk_age: 240h
+  flush_abandon_after: 10s
+compactor:
+  compaction_interval: 2s
+  min_blocks: 4
+  max_compaction_parallelism: 1
+  retention_delete_delay: 60s
+  vacuum_interval: 10s
+table:
+  commit_timeout: 5s
 ingester_client:
   remote_timeout: 3s
 limits_config:
@@ -129,6 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         directory: directory.path(),
         doors: 2,
         queriers: 2,
+        compactors: 2,
         ingesters: args.ingesters,
         spare_ingesters: 1,
         replication_factor: 3,
