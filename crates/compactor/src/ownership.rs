@@ -6,7 +6,7 @@ use skald_cluster::Topology;
 use skald_model::TenantId;
 use skald_model::rendezvous::choose;
 
-/// Says which tenants are a compactor's own. Asked again before every commit; two may believe the same for a while.
+/// Says which tenants are a compactor's own. Asked again before every rewrite; two may believe the same for a while.
 pub trait Ownership: Send + Sync + 'static {
     /// Whether the tenant's table is this compactor's to work on.
     fn owns(&self, tenant: &TenantId) -> bool;

@@ -17,7 +17,8 @@
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use skald_model::time::SECOND;
@@ -100,8 +101,8 @@ struct Day<'a> {
     rules: &'a Rules,
     /// Flushed blocks that may be merged, by age.
     flushed: Vec<Arc<BlockEntry>>,
-    /// Those that have to be left alone for now.
-    unsettled: Vec<Arc<BlockEntry>>,
+    /// Of each slice, how many flushed blocks have entries of it, and whether one of them is news.
+    fresh: BTreeMap<i64, (usize, bool)>,
     /// What was compacted, by slice: runs of level 1 and final ones, each by age.
     slices: BTreeMap<i64, (Vec<Run>, Vec<Run>)>,
 }
@@ -109,13 +110,22 @@ struct Day<'a> {
 impl<'a> Day<'a> {
     fn new(blocks: &[Arc<BlockEntry>], now: i64, rules: &'a Rules) -> Self {
         let date = blocks.first().map_or(0, |b| b.date);
-        let (mut flushed, mut unsettled) = (Vec::new(), Vec::new());
+        let (mut flushed, mut fresh) = (Vec::new(), BTreeMap::<i64, (usize, bool)>::new());
         let mut runs: BTreeMap<(i64, u64, &str), Run> = BTreeMap::new();
         for block in blocks {
             let origin = &block.origin;
             if origin.level == 0 {
+                // What has a list that somebody may need is left alone.
                 let settled = origin.pushes.is_none() || origin.received_max + rules.settle <= now;
-                if settled { &mut flushed } else { &mut unsettled }.push(block.clone());
+                let is_news = !settled || origin.received_max + rules.close_after > now;
+                for slice in slices_of(block, rules) {
+                    let (count, has_news) = fresh.entry(slice).or_default();
+                    *count += 1;
+                    *has_news |= is_news;
+                }
+                if settled {
+                    flushed.push(block.clone());
+                }
                 continue;
             }
             // A block of an older build does not know its run; then it is one.
@@ -134,16 +144,17 @@ impl<'a> Day<'a> {
             gathered.sort_by(|a, b| age(&a[0]).cmp(&age(&b[0])));
             finals.sort_by(|a, b| age(&a[0]).cmp(&age(&b[0])));
         }
-        Self { date, now, rules, flushed, unsettled, slices }
+        Self { date, now, rules, flushed, fresh, slices }
     }
 
     fn plan(mut self) -> Vec<Job> {
         let mut jobs = self.gather_flushed();
+        let gathering: BTreeSet<i64> =
+            jobs.iter().flat_map(Job::inputs).flat_map(|b| slices_of(b, self.rules)).collect();
         let slices = std::mem::take(&mut self.slices);
         for (slice, (gathered, finals)) in slices {
             // What is being gathered comes first.
-            let waits = jobs.iter().flat_map(Job::inputs).any(|b| self.touches(b, slice));
-            if !waits {
+            if !gathering.contains(&slice) {
                 jobs.extend(self.slice(slice, gathered, finals));
             }
         }
@@ -185,12 +196,12 @@ impl<'a> Day<'a> {
 
     /// Whether a flushed block has entries of a slice that gets its final form. Alone in its slice it has that already.
     fn closes(&self, block: &Arc<BlockEntry>) -> bool {
-        let first = slice_of(block.summary.min_ts, self.rules.slice);
-        let last = slice_of(block.summary.max_ts, self.rules.slice);
-        (first..=last).any(|slice| {
+        let slices = slices_of(block, self.rules);
+        let is_within = slices.start() == slices.end();
+        slices.into_iter().any(|slice| {
             self.ended_for(slice) >= self.rules.close_after
                 && !self.has_news(slice)
-                && (first < last || !self.is_alone(slice))
+                && !(is_within && self.is_alone(slice))
         })
     }
 
@@ -229,21 +240,18 @@ impl<'a> Day<'a> {
 
     /// Whether something has come for the slice lately.
     fn has_news(&self, slice: i64) -> bool {
-        let lately = |b: &BlockEntry| b.origin.received_max + self.rules.close_after > self.now;
-        self.unsettled.iter().any(|b| self.touches(b, slice))
-            || self.flushed.iter().any(|b| self.touches(b, slice) && lately(b))
+        self.fresh.get(&slice).is_some_and(|(_, has_news)| *has_news)
     }
 
     /// Whether nothing but one flushed block has entries of the slice.
     fn is_alone(&self, slice: i64) -> bool {
-        !self.slices.contains_key(&slice)
-            && self.flushed.iter().chain(&self.unsettled).filter(|b| self.touches(b, slice)).count() <= 1
+        !self.slices.contains_key(&slice) && self.fresh.get(&slice).is_none_or(|(count, _)| *count <= 1)
     }
+}
 
-    fn touches(&self, block: &BlockEntry, slice: i64) -> bool {
-        let of = |ts| slice_of(ts, self.rules.slice);
-        (of(block.summary.min_ts)..=of(block.summary.max_ts)).contains(&slice)
-    }
+/// The slices that a block has entries of, as far as its first and its last time tell.
+fn slices_of(block: &BlockEntry, rules: &Rules) -> RangeInclusive<i64> {
+    slice_of(block.summary.min_ts, rules.slice)..=slice_of(block.summary.max_ts, rules.slice)
 }
 
 /// Merges the smallest pieces of a slice: they are too many for one merge of all.

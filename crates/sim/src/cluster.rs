@@ -110,7 +110,7 @@ pub(crate) struct Inner {
     pub(crate) deletes: skald_removal::Service,
     querier: Arc<Querier>,
     pub(crate) catalog: Arc<Catalog>,
-    faults: Arc<Mutex<Faults>>,
+    pub(crate) faults: Arc<Mutex<Faults>>,
     pub(crate) history: Mutex<History>,
     pub(crate) broken: Mutex<Vec<String>>,
     pub(crate) tasks: TaskTracker,
@@ -121,7 +121,7 @@ pub(crate) struct Inner {
 }
 
 #[derive(Default)]
-struct Faults {
+pub(crate) struct Faults {
     are_on: bool,
     handles: Vec<FaultHandle>,
 }
@@ -473,18 +473,14 @@ impl Cluster {
                 segment_bytes: 32 << 10,
                 ..WalConfig::default()
             },
-            flush_interval: Duration::from_secs(30),
-            flush_grace: Duration::from_secs(2),
             min_flush_bytes: 0,
-            max_flush_delay: Duration::from_secs(60),
             memory_budget: self.0.setup.memory_budget,
-            takeover_after: Duration::from_secs(10),
             flush_op_backoff_max: Duration::from_secs(3),
             flush_abandon_after: Duration::from_secs(90),
             // Entries may come two minutes late.
             max_chunk_age: Duration::from_secs(240),
             patterns: skald_ingester::patterns::Config { enabled: false, ..Default::default() },
-            ..skald_ingester::Config::default()
+            ..ingester_times()
         }
     }
 
@@ -607,6 +603,17 @@ impl Drop for Flushing<'_> {
     }
 }
 
+/// When ingesters write.
+pub(crate) fn ingester_times() -> skald_ingester::Config {
+    skald_ingester::Config {
+        flush_interval: Duration::from_secs(30),
+        flush_grace: Duration::from_secs(2),
+        max_flush_delay: Duration::from_secs(60),
+        takeover_after: Duration::from_secs(10),
+        ..skald_ingester::Config::default()
+    }
+}
+
 /// A view of no member.
 fn nobody() -> Arc<Topology> {
     Topology::new(View::new(Vec::new(), Vec::new(), REPLICATION_FACTOR))
@@ -619,7 +626,12 @@ fn tokens(name: &str) -> Vec<u32> {
 }
 
 /// A process's tables, over a way to the store with faults of its own.
-fn catalog(way: SimStore, faults: &FaultConfig, all: &Mutex<Faults>, registry: &Registry) -> Arc<Catalog> {
+pub(crate) fn catalog(
+    way: SimStore,
+    faults: &FaultConfig,
+    all: &Mutex<Faults>,
+    registry: &Registry,
+) -> Arc<Catalog> {
     let faulty = FaultStore::new(way, FaultConfig { seed: skald_runtime::random(), ..faults.clone() });
     let handle = faulty.handle();
     let mut all = all.lock();

@@ -1,6 +1,6 @@
 //! A cluster in one process on simulated time, with faults and a seed.
 //!
-//! The services are the real ones: distributors, ingesters with their logs on disk, a frontend and a querier, over a table
+//! The services are the real ones: distributors, ingesters with their logs on disk, a frontend, a querier and compactors, over a table
 //! in an object store in memory. What lies between them is simulated: the clock, the network ([`network`](Weather)), the
 //! ways to the store, who hears when of whom. Everything runs on one thread and all chance comes from the seed, so the same
 //! seed gives the same run, event by event.
@@ -14,6 +14,7 @@
 mod client;
 mod clock;
 mod cluster;
+pub mod compaction;
 mod dice;
 pub mod history;
 mod link;

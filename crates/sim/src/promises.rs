@@ -101,6 +101,15 @@ pub fn promise_4_memory_is_bounded(name: &str, used: u64, budget: u64, all_is_st
     }
 }
 
+/// When everything is compacted the table has each entry once.
+pub fn compacted_stores_each_entry_once(stored: &[Entry]) -> Verdict {
+    let mut seen = BTreeSet::new();
+    match stored.iter().find(|e| !seen.insert(e.number)) {
+        None => Ok(()),
+        Some(entry) => Err(format!("compacted_stores_each_entry_once: {entry:?} is there twice")),
+    }
+}
+
 /// In steady state the table has one copy of each entry that was pushed once.
 pub fn steady_state_stores_one_copy(history: &History, stored: &[Entry]) -> Verdict {
     let mut copies: BTreeMap<u64, u32> = BTreeMap::new();

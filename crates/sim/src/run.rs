@@ -7,11 +7,12 @@ use skald_model::{Direction, Kind};
 use skald_rpc::Ingester as _;
 
 use crate::cluster::{Cluster, Setup};
+use crate::compaction::settle_after;
 use crate::history::{APPS, Entry};
 use crate::network::Weather;
 use crate::promises::{
-    promise_1_acknowledged_is_never_lost, promise_3_what_is_stored_is_open, promise_4_memory_is_bounded,
-    steady_state_stores_one_copy,
+    compacted_stores_each_entry_once, promise_1_acknowledged_is_never_lost, promise_3_what_is_stored_is_open,
+    promise_4_memory_is_bounded, steady_state_stores_one_copy,
 };
 use crate::trace::note;
 use crate::{NO_LIMIT, dice, simulate};
@@ -19,8 +20,10 @@ use crate::{NO_LIMIT, dice, simulate};
 const SECOND: i64 = 1_000_000_000;
 /// A minute before midnight of a day, so that a run goes on into the next.
 const NEARLY_MIDNIGHT: i64 = (1_768_608_000 - 60) * SECOND;
+/// Events from this number on are compactions.
+const COMPACTION: u64 = 112;
 /// Simulated time after which a run hangs.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_secs(4 * 3600);
 
 /// What came of a run.
 #[derive(Clone, Debug)]
@@ -109,7 +112,8 @@ impl Driver {
                 if dice::chance(0.12) { dice::between(15_000, 40_000) } else { dice::between(20, 2500) };
             tokio::time::sleep(pause).await;
             let cluster = self.cluster.clone();
-            let what = if self.character.is_calm { dice::below(66) } else { dice::below(112) };
+            let what = if self.character.is_calm { dice::below(70) } else { dice::below(120) };
+            let what = if self.character.is_calm && what >= 66 { COMPACTION } else { what };
             match what {
                 0..=43 => self.push(),
                 44..=58 => self.spawn(|cluster| async move {
@@ -170,6 +174,11 @@ impl Driver {
                         cluster.lose(&name).await;
                     }
                 }
+                COMPACTION.. => self.spawn(|cluster| async move {
+                    let name = ["compactor-0", "compactor-1"][dice::index(2)];
+                    let patience = if dice::chance(0.5) { dice::between(50, 3000) } else { LONGEST };
+                    cluster.compact(name, settle_after(), patience).await;
+                }),
                 _ => {}
             }
             self.look_at_memory(false);
@@ -263,6 +272,23 @@ impl Driver {
         if self.character.is_calm {
             cluster.check(steady_state_stores_one_copy(&history, &stored));
         }
+        self.compact_all().await;
+    }
+
+    /// Everything is compacted; then the table has each entry once, whatever has failed before.
+    async fn compact_all(&self) {
+        let cluster = &self.cluster;
+        for _ in 0..2 {
+            tokio::time::sleep(settle_after() + Duration::from_secs(3600)).await;
+            if !cluster.compact("compactor-0", settle_after(), LONGEST).await {
+                cluster.check(Err("compaction fails although nothing fails".to_owned()));
+            }
+        }
+        let (stored, history) = (cluster.stored().await, cluster.history());
+        cluster.check(promise_3_what_is_stored_is_open(&history, &stored));
+        let stored = stored.unwrap_or_default();
+        cluster.check(promise_1_acknowledged_is_never_lost(&history, &stored));
+        cluster.check(compacted_stores_each_entry_once(&stored));
     }
 
     async fn must_answer(&self, when: &str) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use skald_model::{Direction, Kind, TimeRange};
 use skald_rpc::Ingester as _;
 use skald_rpc::querier::LogTask;
+use skald_sim::compaction::settle_after;
 use skald_sim::history::Entry;
 use skald_sim::promises::{
     promise_1_acknowledged_is_never_lost, promise_3_what_is_stored_is_open, steady_state_stores_one_copy,
@@ -359,5 +360,84 @@ fn a_lost_disk_loses_nothing() {
         assert_eq!(cluster.dead(), [""; 0], "its record has gone");
         all_is_stored(&cluster).await;
         assert_eq!(see_all(&cluster).await, 12);
+    });
+}
+
+/// Rule 1. Two compactors that believe the same, while entries are flushed and asked for. Taken out by letting rewrites
+/// forget which snapshot they began with (`snapshot.txn(REWRITES) != self.base.txn(REWRITES)` in
+/// `storage/src/table/commit.rs`), which is found by the tests of the table; here it is held that answers stay right.
+#[test]
+fn rule_1_compactors_exclude_each_other() {
+    simulate(12, || async {
+        let cluster = start().await;
+        for _ in 0..4 {
+            cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+            flush_all(&cluster).await;
+        }
+        sleep(settle_after().as_secs_f64() + 1.0).await;
+        let newer = async {
+            cluster.push(1, &cluster.one_for_each()).await.expect("an acknowledgement");
+            flush_all(&cluster).await;
+        };
+        let compact = |name| cluster.compact(name, settle_after(), Duration::from_secs(600));
+        let (first, second, seen, ()) =
+            futures::join!(compact("compactor-0"), compact("compactor-1"), see_all(&cluster), newer);
+        assert!(first && second && seen >= 24);
+        all_is_stored_once(&cluster).await;
+        assert_eq!(see_all(&cluster).await, 30);
+    });
+}
+
+/// Rule 2. Taken out by deleting what was written after any failed commit (`matches!(error, table::Error::Conflict { .. })`
+/// in `carry_out` of `compactor/src/work.rs`): the table then names files that are gone.
+#[test]
+fn rule_2_a_rewrite_whose_answers_are_lost_may_have_happened() {
+    simulate(13, || async {
+        let cluster = start().await;
+        for _ in 0..3 {
+            cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+            flush_all(&cluster).await;
+        }
+        sleep(settle_after().as_secs_f64() + 1.0).await;
+        let (done, ()) =
+            futures::join!(cluster.compact("compactor-0", settle_after(), Duration::from_secs(600)), async {
+                // Its way to the store is the newest.
+                let faults = cluster.fault_handles().pop().expect("ways to the store");
+                (0..1000).for_each(|_| faults.arm(Request::Put, "_delta_log/", Fault::Lost));
+                while faults.counts().lost == 0 {
+                    sleep(0.005).await;
+                }
+                (0..1000).for_each(|_| faults.arm(Request::Get, "_delta_log/", Fault::Error));
+            });
+        assert!(!done, "it could not know what became of its commit");
+        all_is_stored_once(&cluster).await;
+        assert_eq!(see_all(&cluster).await, 18);
+        assert!(cluster.compact("compactor-1", settle_after(), Duration::from_secs(600)).await);
+        all_is_stored_once(&cluster).await;
+    });
+}
+
+/// Written once. A replica that is slow finds the list of what it has as long as the compactor leaves it alone. Taken out
+/// by a compactor that does not wait (`Duration::ZERO` instead of `settle_after()`): the replicas write their copies.
+#[test]
+fn lists_stay_as_long_as_a_replica_may_need_them() {
+    simulate(14, || async {
+        let cluster = start().await;
+        for _ in 0..3 {
+            cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+            // One replica after the other, as if the others slept.
+            cluster.freeze("c", true);
+            let flushes = ["a", "b"].map(|name| cluster.flush(name));
+            let _ = tokio::time::timeout(Duration::from_secs(8), futures::future::join_all(flushes)).await;
+            cluster.compact("compactor-0", settle_after(), Duration::from_secs(600)).await;
+            cluster.freeze("c", false);
+            flush_all(&cluster).await;
+            all_is_stored_once(&cluster).await;
+        }
+        see_all(&cluster).await;
+        sleep(settle_after().as_secs_f64() + 1.0).await;
+        assert!(cluster.compact("compactor-0", settle_after(), Duration::from_secs(600)).await);
+        all_is_stored(&cluster).await;
+        assert_eq!(see_all(&cluster).await, 18);
     });
 }

@@ -205,7 +205,7 @@ async fn large_blocks_go_off_in_parts_within_the_memory() {
     let mut writer = BlockWriter::new(&BlockOptions::default()).unwrap();
     writer.begin_stream(&labels, StreamId(1)).unwrap();
     writer.set_pushes(PushList::default());
-    let rows = 32_000;
+    let rows = 52_000;
     for n in 0..rows {
         writer.row(i64::from(DATE) * DAY + n, line(n).as_bytes(), LabelsRef::EMPTY).unwrap();
     }

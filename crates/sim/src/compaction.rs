@@ -1,0 +1,56 @@
+//! Compactors: processes that come, work on the tables for a while, and may be killed at anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use skald_compactor::ownership::OwnsAll;
+use skald_compactor::{Compactor, Config, KeepEverything, Parts};
+
+use crate::cluster::{Cluster, catalog};
+use crate::store::SimStore;
+use crate::trace::note;
+
+/// How long a compactor waits before it takes blocks that have lists of pushes, by the settings of the ingesters.
+pub fn settle_after() -> Duration {
+    let of = crate::cluster::ingester_times();
+    skald_compactor::settle_after(of.flush_interval, of.max_flush_delay, of.flush_grace, of.takeover_after)
+}
+
+impl Cluster {
+    /// Runs a compactor that believes that every table is its own, for one round, and kills it when that has not ended after
+    /// `patience`. Whether it ended, and without an error.
+    pub async fn compact(&self, name: &str, settle_after: Duration, patience: Duration) -> bool {
+        note!(self.0.trace, "{name} compacts for at most {patience:?}");
+        let registry = Registry::new();
+        let way = SimStore {
+            inner: self.0.store.clone(),
+            network: self.0.network.clone(),
+            trace: self.0.trace.clone(),
+            process: name.to_owned(),
+            slow_puts: self.0.setup.slow_puts,
+        };
+        let parts = Parts {
+            name: name.to_owned(),
+            clock: Arc::new(self.0.clock.beside()),
+            catalog: catalog(way, &self.0.setup.faults, &self.0.faults, &registry),
+            ownership: Arc::new(OwnsAll),
+            keep: Arc::new(KeepEverything),
+            settle_after,
+        };
+        let config = Config {
+            min_blocks: 2,
+            memory_budget: 32 << 20,
+            target_block_bytes: 8 << 10,
+            slice_duration: Duration::from_secs(3600),
+            close_after: Duration::from_secs(20),
+            late_after: Duration::from_secs(60),
+            ..Config::default()
+        };
+        let compactor = Compactor::new(&config, parts, &registry).expect("a new registry");
+        let ended = tokio::time::timeout(patience, compactor.round()).await.is_ok();
+        let failed = compactor.status().iter().any(|s| s.last_error.is_some());
+        note!(self.0.trace, "{name} has ended: {ended}, failed: {failed}");
+        ended && !failed
+    }
+}
