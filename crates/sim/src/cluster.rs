@@ -100,7 +100,7 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<InMemory>,
     pub(crate) network: Network,
     pub(crate) tenant: TenantId,
-    limits: Arc<Limits>,
+    pub(crate) limits: Arc<Limits>,
     members: Mutex<BTreeMap<String, Member>>,
     /// What each process outside of the ingesters knows of the members.
     views: Vec<(&'static str, Arc<Topology>)>,

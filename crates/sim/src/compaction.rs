@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use skald_compactor::ownership::OwnsAll;
-use skald_compactor::{Compactor, Config, KeepEverything, Parts};
+use skald_compactor::{Compactor, Config, Parts, Rules};
+use skald_runtime::Clock;
 
-use crate::cluster::{Cluster, catalog};
+use crate::cluster::{CANCEL_PERIOD, Cluster, catalog};
 use crate::store::SimStore;
 use crate::trace::note;
 
@@ -30,12 +31,20 @@ impl Cluster {
             process: name.to_owned(),
             slow_puts: self.0.setup.slow_puts,
         };
+        let catalog = catalog(way, &self.0.setup.faults, &self.0.faults, &registry);
+        let clock: Arc<dyn Clock> = Arc::new(self.0.clock.beside());
+        let removal = skald_removal::Config {
+            delete_request_cancel_period: CANCEL_PERIOD,
+            ..skald_removal::Config::default()
+        };
+        let limits = Arc::new(self.0.limits.clone());
+        let rules = Rules::new(catalog.clone(), limits, clock.clone(), &removal, settle_after);
         let parts = Parts {
             name: name.to_owned(),
-            clock: Arc::new(self.0.clock.beside()),
-            catalog: catalog(way, &self.0.setup.faults, &self.0.faults, &registry),
+            clock,
+            catalog,
             ownership: Arc::new(OwnsAll),
-            keep: Arc::new(KeepEverything),
+            keep: Arc::new(rules),
             settle_after,
         };
         let config = Config {
