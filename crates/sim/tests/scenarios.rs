@@ -236,7 +236,7 @@ fn rule_6_deletes_stay_deleted() {
 }
 
 /// Rule 6. A compactor takes it out of the table, and nothing of what came later. Taken out by letting everything stay
-/// (`stream` of `Ruled` in `compactor/src/rules.rs`): the table still had all of it.
+/// (`stream` of `Ruled` in `compactor/src/rules.rs`): queries showed all of it again.
 #[test]
 fn rule_6_what_is_deleted_leaves_the_table() {
     scenario(15, || async {
@@ -245,7 +245,8 @@ fn rule_6_what_is_deleted_leaves_the_table() {
             cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
             flush_all(&cluster).await;
         }
-        cluster.delete(r#"{app=~".+"}"#).await.expect("an acceptance");
+        // Not just whole blocks: their rows have to be looked at.
+        cluster.delete(r#"{app=~".+"} |~ ".""#).await.expect("an acceptance");
         sleep(2.0).await;
         let later = cluster.one_for_each();
         cluster.push(0, &later).await.expect("an acknowledgement");
