@@ -14,6 +14,7 @@ use skald_logql::metric::{MetricQuery, Partial, QueryLimits, QueryValue, Steps};
 use skald_model::removal::{CutoffRule, DeleteRule, NEVER, RemovalSpec};
 use skald_model::{Direction, Labels, LabelsRef, StreamId, TenantId, TimeRange, VolumeGroups, VolumeSpec};
 use skald_querier::{Config, Querier};
+use skald_removal::{Concern, Removals};
 use skald_rpc::Querier as _;
 use skald_rpc::memory::QueryMemory;
 use skald_rpc::querier::{
@@ -22,7 +23,7 @@ use skald_rpc::querier::{
 };
 use skald_storage::block::{BlockOptions, BlockWriter};
 use skald_storage::cache::CacheMetrics;
-use skald_storage::table::{Catalog, CatalogConfig, block_path};
+use skald_storage::table::{BlockEntry, BlockOrigin, Catalog, CatalogConfig, block_path};
 
 const APPS: [&str; 3] = ["a", "b", "c"];
 const LINES: [&str; 3] = ["plain", "with secret", r#"{"user":"eve"}"#];
@@ -137,12 +138,12 @@ fn id(app: usize) -> StreamId {
     StreamId::of(&tenant(), labels(app).as_ref())
 }
 
-/// A querier over the blocks, and how tasks name them.
-async fn querier(blocks: &[Block]) -> (Querier, Vec<BlockRef>) {
+/// A querier over the blocks, how tasks name them, and what the table knows of them.
+async fn querier(blocks: &[Block]) -> (Querier, Vec<BlockRef>, Vec<BlockEntry>) {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let registry = Registry::new();
     let catalog = Arc::new(Catalog::new(&CatalogConfig::default(), store, "", &registry).unwrap());
-    let mut refs = Vec::new();
+    let (mut refs, mut entries) = (Vec::new(), Vec::new());
     for (number, block) in blocks.iter().enumerate() {
         let options = BlockOptions { page_rows: 4, ..BlockOptions::default() };
         let mut writer = BlockWriter::to(Vec::new(), &options).unwrap();
@@ -159,17 +160,21 @@ async fn querier(blocks: &[Block]) -> (Querier, Vec<BlockRef>) {
         let finished = writer.finish().unwrap();
         let path = block_path(0, &number.to_string());
         catalog.put_block(&tenant(), &path, finished.output.into()).await.unwrap();
+        let (received_min, deletes) = (block.received_min, block.deletes);
+        let origin = BlockOrigin { received_min, deletes, ..BlockOrigin::default() };
+        let summary = finished.summary.clone();
+        entries.push(BlockEntry { path: path.clone(), date: 0, summary, origin });
         refs.push(BlockRef {
             path: path.into(),
             size: finished.summary.file_size,
             tail_offset: finished.summary.tail_offset,
-            received_min: block.received_min,
-            deletes: block.deletes,
+            received_min,
+            deletes,
         });
     }
     let caches = CacheMetrics::new(&registry).unwrap();
     let memory = QueryMemory::default();
-    (Querier::new(&Config::default(), memory, catalog, &caches, &registry).unwrap(), refs)
+    (Querier::new(&Config::default(), memory, catalog, &caches, &registry).unwrap(), refs, entries)
 }
 
 /// The values of an instant query's state, by app.
@@ -191,8 +196,17 @@ fn values(query: &str, result: &MetricResult) -> BTreeMap<String, f64> {
 }
 
 async fn check(blocks: Vec<Block>, rules: Rules) {
-    let (querier, refs) = querier(&blocks).await;
+    let (querier, refs, entries) = querier(&blocks).await;
     let removals = Some(rules.spec());
+    let compiled = Removals::compile(&rules.spec()).unwrap();
+    for (block, entry) in blocks.iter().zip(&entries) {
+        let mut stays = block.rows.iter().map(|row| rules.keep(block, row));
+        match compiled.block(entry) {
+            Concern::Whole => assert!(!stays.any(|s| s), "what is left out as a whole has nothing left"),
+            Concern::Nothing => assert!(stays.all(|s| s), "what is not looked at has lost nothing"),
+            Concern::Some => {}
+        }
+    }
     // An entry that is in two blocks is one, if it is left in any of them.
     let left =
         |block: &Block| block.rows.iter().filter(|r| rules.keep(block, r)).copied().collect::<Vec<_>>();

@@ -9,6 +9,8 @@ use skald_model::time::{DAY, SECOND};
 use skald_model::{Limits, Retention};
 use skald_storage::table::BlockOrigin;
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// A block with these values of `app`, and others that are too many to be listed under `pod`.
@@ -110,4 +112,70 @@ fn beyond_the_size_the_oldest_blocks_go() {
     let removals = Removals::default().with_size(blocks.iter(), 250);
     let left: Vec<_> = blocks.iter().filter(|b| removals.block(b) != Concern::Whole).cloned().collect();
     assert!(Removals::default().with_size(left.iter(), 250).is_empty());
+}
+
+/// A block of the model: its apps, times, when it came, and what was carried out on it.
+type Model = (Vec<usize>, (i64, i64), i64, u64);
+
+const APPS: [&str; 3] = ["a", "b", "c"];
+
+fn entry((apps, times, min, deletes): &Model) -> BlockEntry {
+    let apps: Vec<&str> = apps.iter().map(|a| APPS[*a]).collect();
+    block(&apps, *times, received(*min, *deletes), 1)
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    let apps = prop::sample::subsequence(vec![0usize, 1, 2], 1..=3);
+    (apps, (0..10i64, 0..10i64), 0..8i64, 0..4u64)
+        .prop_map(|(apps, (start, length), min, deletes)| (apps, (start, start + length), min, deletes))
+}
+
+proptest! {
+    /// After a merge the same rows are seen as before, whichever there are.
+    #[test]
+    fn merged_blocks_show_what_they_showed_apart(
+        models in prop::collection::vec(model(), 2..4),
+        rules in prop::collection::vec((prop::option::of(0..3usize), (0..20i64, 1..20i64), 0..8i64), 0..4),
+        carried in 0..4u64,
+    ) {
+        let carried = carried.min(rules.len() as u64);
+        let deletes = rules.iter().zip(1..).map(|((app, (start, length), accepted), generation)| {
+            let query = app.map_or("{}".to_owned(), |a| format!(r#"{{app="{}"}}"#, APPS[a]));
+            delete(generation, *accepted, (*start, start + length), &query)
+        });
+        let removals = with(deletes.collect());
+        let blocks: Vec<BlockEntry> = models.iter().map(entry).collect();
+        let all: Vec<&BlockEntry> = blocks.iter().collect();
+        let Some(generation) = removals.merged(&all, carried) else { return Ok(()) };
+        let min = models.iter().map(|m| m.2).min().unwrap();
+        let takes = |generation: u64, min: i64, deletes: u64, app: usize, time: i64| {
+            let (of, (start, length), accepted) = &rules[generation as usize - 1];
+            generation > deletes && min <= *accepted && of.is_none_or(|o| o == app)
+                && (*start..start + length).contains(&time)
+        };
+        let numbers = 1..=rules.len() as u64;
+        for (apps, times, received_min, deletes) in &models {
+            for app in apps {
+                for time in times.0..=times.1 {
+                    let apart = numbers.clone().any(|n| takes(n, *received_min, *deletes, *app, time));
+                    let on_the_way = (1..=carried).any(|n| takes(n, *received_min, *deletes, *app, time));
+                    let merged = on_the_way || numbers.clone().any(|n| takes(n, min, generation, *app, time));
+                    prop_assert_eq!(merged, apart, "{} at {}", APPS[*app], time);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_from_before_and_after_a_request_are_merged_if_it_is_not_about_them_or_carried_out() {
+    let removals = with(vec![delete(3, 100, (0, 30), r#"{app="a"}"#)]);
+    let of = |app: &str, min: i64| block(&[app], (10, 20), received(min, 0), 1);
+    let merged = |blocks: [BlockEntry; 2], carried| removals.merged(&[&blocks[0], &blocks[1]], carried);
+    assert_eq!(merged([of("a", 50), of("a", 150)], 2), None);
+    assert_eq!(merged([of("a", 50), of("a", 150)], 3), Some(3), "it is carried out");
+    assert_eq!(merged([of("a", 50), of("a", 60)], 0), Some(0));
+    assert_eq!(merged([of("b", 50), of("b", 150)], 0), Some(0));
+    assert_eq!(merged([of("b", 50), of("a", 150)], 0), None, "together they would look like old ones of a");
+    assert_eq!(merged([of("a", 50), of("b", 150)], 0), Some(0));
 }
