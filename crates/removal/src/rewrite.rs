@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skald_model::limits::DeletionMode;
+use skald_model::time::DAY;
 use skald_model::{Result, TenantId, Timestamp};
 use skald_storage::table::{BlockEntry, Snapshot};
 
@@ -52,10 +53,18 @@ impl AtRewrite {
         }
     }
 
-    /// Blocks may be merged where this is equal. The others must stay apart: what came after a request would be taken for
-    /// what it is about.
+    /// Blocks of a day may be merged where this is equal: where they stand towards the requests that are not carried out on
+    /// the way. A block tells only when its first entry was received, and up to which request all are carried out, so what
+    /// came after a request would be taken for what it is about, if it lay with something that came before.
     pub fn group(&self, block: &BlockEntry) -> Vec<u64> {
-        self.pending.iter().filter(|d| d.is_due(block)).map(|d| d.rule().generation).collect()
+        let day = i64::from(block.date).saturating_mul(DAY);
+        let of_the_day = |d: &&Arc<Delete>| d.rule().range.overlaps(day, day.saturating_add(DAY - 1));
+        let place = |d: &Arc<Delete>| match d.rule() {
+            rule if block.origin.deletes >= rule.generation => 0,
+            rule if block.origin.received_min <= rule.accepted => 1,
+            _ => 2,
+        };
+        self.pending.iter().filter(of_the_day).map(place).collect()
     }
 }
 
@@ -87,5 +96,42 @@ impl Resolver {
             done = done.with_size(snapshot.blocks.iter().map(|b| &**b), limits.retention_bytes);
         }
         Ok(AtRewrite { done: Arc::new(done), pending, finished: done_with })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skald_model::TimeRange;
+    use skald_model::removal::DeleteRule;
+    use skald_storage::table::BlockOrigin;
+
+    use super::*;
+
+    fn block(received_min: i64, deletes: u64) -> BlockEntry {
+        let origin = BlockOrigin { received_min, deletes, ..BlockOrigin::default() };
+        BlockEntry {
+            path: String::new(),
+            date: 1,
+            summary: skald_storage::block::BlockSummary::default(),
+            origin,
+        }
+    }
+
+    #[test]
+    fn what_came_before_a_request_that_waits_stays_apart_from_what_came_after() {
+        let delete = |generation, accepted, range| {
+            let rule = DeleteRule { generation, accepted, range, query: r#"{app="a"}"#.into() };
+            Arc::new(Delete::compile(rule).unwrap())
+        };
+        let pending = vec![delete(3, 100, TimeRange::ALL), delete(4, 200, TimeRange::new(0, DAY))];
+        let rules = AtRewrite { pending, ..AtRewrite::default() };
+        let group = |received_min, deletes| rules.group(&block(received_min, deletes));
+        // The second request is about another day.
+        assert_eq!(group(50, 0), group(100, 2));
+        assert_eq!(group(101, 0), group(300, 0));
+        assert_ne!(group(100, 0), group(101, 0));
+        // Carried out before the tenant wanted requests to be obeyed only.
+        assert_ne!(group(50, 3), group(50, 0));
+        assert_eq!(group(0, 0), group(50, 0), "nobody knows when it came");
     }
 }
