@@ -193,7 +193,7 @@ fn numbers(entries: &[Entry]) -> Vec<u64> {
 }
 
 /// Rule 6. In the table, in memory, on two of three ingesters, over crashes and flushes: what is deleted stays deleted, and
-/// what comes later stays.
+/// what comes later stays. Taken out by telling ingesters nothing of it (`spec` in `frontend/src/removals.rs`).
 #[test]
 fn rule_6_deletes_stay_deleted() {
     scenario(12, || async {
@@ -268,7 +268,7 @@ fn rule_6_what_is_deleted_leaves_the_table() {
     });
 }
 
-/// Rule 6. What is taken back in time was never gone.
+/// Rule 6. What is taken back in time was never gone. Taken out as `rule_6_deletes_stay_deleted`.
 #[test]
 fn rule_6_a_delete_that_is_taken_back_leaves_everything() {
     scenario(13, || async {

@@ -263,6 +263,26 @@ fn expired_entries_are_not_seen() {
 }
 
 #[test]
+fn beyond_the_size_the_oldest_blocks_are_not_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let t = now() - 60 * SECOND;
+    for (i, line) in ["one", "two", "three"].into_iter().enumerate() {
+        server.push(&[(t + i as i64, line)]);
+        flush(&server);
+    }
+    server.push(&[(t + 3, "in memory")]);
+    server.kill();
+    let sizes: Vec<u64> = blocks(dir.path()).into_iter().map(|(_, size)| size).collect();
+    let two_blocks = sizes.iter().sum::<u64>() - sizes.iter().min().unwrap();
+    let limit = format!("limits_config.retention_bytes={two_blocks}");
+    let arguments = ["--set", "compactor.retention_enabled=true", "--set", &limit];
+    let server = Server::start(dir.path(), &arguments);
+    assert_eq!(server.lines(), ["two", "three", "in memory"]);
+    assert_eq!(counts(&server), ("3".to_owned(), 3));
+}
+
+#[test]
 fn wrong_rules_do_not_start() {
     for (limits, expected) in [
         ("retention_period: -1h", "retention_period"),
