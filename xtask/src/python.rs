@@ -12,7 +12,7 @@ use crate::workspace;
 /// How a table is read by something that is not Skald.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
-    /// DuckDB over every Parquet file below the table's directory, also those that no commit names.
+    /// DuckDB over the Parquet files that the table's log names.
     DuckdbFiles,
     /// DuckDB's `delta_scan`, which needs its delta extension.
     DuckdbDelta,

@@ -18,6 +18,9 @@ pub fn settle_after() -> Duration {
     skald_compactor::settle_after(of.flush_interval, of.max_flush_delay, of.flush_grace, of.takeover_after)
 }
 
+/// Length of slices.
+pub const SLICE: Duration = Duration::from_secs(600);
+
 impl Cluster {
     /// Runs a compactor that believes that every table is its own, for one round, and kills it when that has not ended after
     /// `patience`. Whether it ended, and without an error.
@@ -51,7 +54,7 @@ impl Cluster {
             min_blocks: 2,
             memory_budget: 32 << 20,
             target_block_bytes: 8 << 10,
-            slice_duration: Duration::from_secs(3600),
+            slice_duration: SLICE,
             close_after: Duration::from_secs(20),
             late_after: Duration::from_secs(60),
             ..Config::default()

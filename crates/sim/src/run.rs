@@ -7,7 +7,7 @@ use skald_model::{Direction, Kind};
 use skald_rpc::Ingester as _;
 
 use crate::cluster::{Cluster, Setup};
-use crate::compaction::settle_after;
+use crate::compaction::{SLICE, settle_after};
 use crate::history::{APPS, Entry};
 use crate::network::Weather;
 use crate::promises::{
@@ -279,7 +279,8 @@ impl Driver {
     async fn compact_all(&self) {
         let cluster = &self.cluster;
         for _ in 0..2 {
-            tokio::time::sleep(settle_after() + Duration::from_secs(3600)).await;
+            // The slice ends, and closes.
+            tokio::time::sleep(settle_after() + SLICE).await;
             if !cluster.compact("compactor-0", settle_after(), LONGEST).await {
                 cluster.check(Err("compaction fails although nothing fails".to_owned()));
             }
