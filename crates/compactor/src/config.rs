@@ -57,7 +57,7 @@ impl Default for Config {
             min_blocks: 8,
             close_after: 60 * MINUTE,
             late_after: 24 * 60 * MINUTE,
-            retention_delete_delay: 24 * 60 * MINUTE,
+            retention_delete_delay: 120 * MINUTE,
             vacuum_interval: 60 * MINUTE,
         }
     }

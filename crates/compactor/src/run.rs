@@ -25,8 +25,7 @@ impl Compactor {
     async fn rounds(&self) {
         // Compactors that start together do not look at everything together.
         let spread = skald_runtime::random() % 1000;
-        tokio::time::sleep(self.config.compaction_interval.min(FIRST_ROUND).mul_f64(spread as f64 / 1000.0))
-            .await;
+        tokio::time::sleep(self.config.compaction_interval.mul_f64(spread as f64 / 1000.0)).await;
         loop {
             let begun = Instant::now();
             self.metrics.running.set(1);
@@ -94,7 +93,5 @@ impl Compactor {
     }
 }
 
-/// The first round begins within this time.
-const FIRST_ROUND: Duration = Duration::from_secs(30);
 /// From the begin of one round to the next, at least.
 const ROUND_MIN: Duration = Duration::from_millis(100);

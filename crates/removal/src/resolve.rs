@@ -1,13 +1,11 @@
 //! What a tenant's queries must not see at one version of its table.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use skald_model::limits::DeletionMode;
 use skald_model::{Error, Limits, Result, Retention, TenantId, TenantLimits, Timestamp};
 use skald_storage::table::{Catalog, Snapshot};
 
-use crate::flush::AtFlush;
 use crate::lists::{DeleteLists, Loaded};
 use crate::removals::Removals;
 
@@ -73,28 +71,6 @@ impl Resolver {
             removals = removals.with_size(snapshot.blocks.iter().map(|b| &**b), limits.retention_bytes);
         }
         Ok((!removals.is_empty()).then(|| Arc::new(removals)))
-    }
-
-    /// What whoever rewrites blocks has to do at `snapshot` and `now`: what expires, and the requests that can no longer be
-    /// taken back; its [`generation`](Removals::generation) is that up to which these are all there are. Beside it all
-    /// requests, by which [`Removals::merged`] tells what may be merged.
-    pub async fn to_carry_out(
-        &self,
-        tenant: &TenantId,
-        snapshot: &Snapshot,
-        now: Timestamp,
-        cancel_period: Duration,
-    ) -> Result<(Removals, Removals)> {
-        let limits = self.limits.of(tenant);
-        let loaded = self.lists.at(tenant, snapshot).await?.unwrap_or_default();
-        let AtFlush { generation, done, .. } = AtFlush::new(&loaded, &limits, now, cancel_period);
-        let retention = self.retention(tenant, &limits)?;
-        let mut work = Removals::new(done.generation(), done.deletes.clone(), &retention, now);
-        if self.retention_enabled {
-            work = work.with_size(snapshot.blocks.iter().map(|b| &**b), limits.retention_bytes);
-        }
-        let all = Removals { generation, deletes: loaded.deletes.clone(), ..Removals::default() };
-        Ok((work, all))
     }
 
     /// What has expired by age at `now`, without a look at the table; `None` when nothing does.
