@@ -119,6 +119,14 @@ impl Table for MemoryTable {
     }
 
     async fn commit_copies(&self, id: &TenantId, copies: &Copies, _: Option<Lsn>) -> Result<i64> {
+        self.commit_copies_of("somebody", id, copies)
+    }
+}
+
+impl MemoryTable {
+    /// Names of blocks tell who wrote them: the numbers of log records, of which the rest of a name is made, are the same
+    /// for different entries in different ingesters.
+    fn commit_copies_of(&self, writer: &str, id: &TenantId, copies: &Copies) -> Result<i64> {
         let fault = self.faults.lock().pop_front();
         if fault == Some(Fault::Refused) {
             return Err(broken());
@@ -126,7 +134,7 @@ impl Table for MemoryTable {
         let version = {
             let mut tenants = self.tenants.lock();
             let stored = tenants.entry(id.clone()).or_default();
-            let name = format!("{:x}-{}", copies.name, copies.attempt);
+            let name = format!("{writer}-{:x}-{}", copies.name, copies.attempt);
             match stored.copies.get(&name) {
                 Some((_, _, version)) => *version,
                 None => {
@@ -139,6 +147,35 @@ impl Table for MemoryTable {
             }
         };
         if fault == Some(Fault::Lost) { Err(broken()) } else { Ok(version) }
+    }
+}
+
+/// The table as one of several ingesters writes to it.
+struct TableOf {
+    table: Arc<MemoryTable>,
+    writer: String,
+}
+
+#[async_trait]
+impl Table for TableOf {
+    async fn standing(&self, id: &TenantId) -> Result<Standing> {
+        self.table.standing(id).await
+    }
+
+    async fn forgotten(&self, id: &TenantId) -> Result<i64> {
+        self.table.forgotten(id).await
+    }
+
+    async fn commit(&self, id: &TenantId, part: &Part, committing: &(dyn Fn() + Sync)) -> Result<i64> {
+        self.table.commit(id, part, committing).await
+    }
+
+    async fn listed(&self, id: &TenantId, lists: &mut Lists, since: i64) -> Result<i64> {
+        self.table.listed(id, lists, since).await
+    }
+
+    async fn commit_copies(&self, id: &TenantId, copies: &Copies, _: Option<Lsn>) -> Result<i64> {
+        self.table.commit_copies_of(&self.writer, id, copies)
     }
 }
 
@@ -200,7 +237,7 @@ impl Node {
             Arc::new(clock.clone()),
             Arc::new(Arc::new(limits)),
             &prometheus::Registry::new(),
-            |_| of_node,
+            |instance| Arc::new(TableOf { table: of_node, writer: instance.id.clone() }),
             |_| writers,
         )
         .await
