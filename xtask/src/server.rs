@@ -296,6 +296,12 @@ impl Client {
         read(path, request.send(body))
     }
 
+    /// POST with query parameters and without a body.
+    pub(crate) fn post_with(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Answer> {
+        let request = self.agent.post(format!("{}{path}", self.base)).query_pairs(parameters.iter().copied());
+        read(path, request.send_empty())
+    }
+
     /// POST with a body of the given media type.
     pub(crate) fn post(&self, path: &str, media_type: &str, body: &[u8]) -> Result<Answer> {
         let request = self.agent.post(format!("{}{path}", self.base)).header("Content-Type", media_type);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Shared;
 use super::pusher::{Pushed, entry, selector};
+use super::{Shared, deleter};
 use crate::answer;
 use crate::random::Random;
 use crate::server::{Answer, Client};
@@ -22,9 +22,13 @@ pub(super) fn run(shared: &Shared, number: usize) {
     while !shared.stopped() {
         let pusher = random.within(0..shared.pushed.len() as u64) as usize;
         let door = &shared.doors[random.within(0..shared.doors.len() as u64) as usize];
-        let outcome = match random.percent(70) {
-            true => count(shared, door, pusher),
-            false => read_some(shared, door, pusher, &mut random),
+        let outcome = match random.within(0..100) {
+            0..60 => count(shared, door, pusher),
+            60..85 => read_some(shared, door, pusher, &mut random),
+            _ => match shared.rounds.len() as u64 {
+                0 => Ok(None),
+                rounds => deleter::count(shared, door, random.within(0..rounds) as usize),
+            },
         };
         match outcome {
             Ok(None) => {
@@ -117,7 +121,7 @@ fn read(shared: &Shared, door: &Client, pusher: usize, first: u64, end: u64) -> 
     )))
 }
 
-fn ok(answer: Answer) -> Result<Answer> {
+pub(super) fn ok(answer: Answer) -> Result<Answer> {
     match answer.status {
         200 => Ok(answer),
         status => bail!("status {status}: {}", answer.text()),

@@ -7,11 +7,13 @@
 
 mod chaos;
 mod checker;
+mod deleter;
 mod disk;
 pub(crate) mod members;
 mod network;
 mod pusher;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
+use self::deleter::Rounds;
 use self::members::{Members, Plan};
 use self::pusher::Pushed;
 use crate::python::{self, Reader};
@@ -41,6 +44,7 @@ ingester:
 compactor:
   compaction_interval: 2s
   min_blocks: 4
+  delete_request_cancel_period: 0s
   max_compaction_parallelism: 1
   retention_delete_delay: 60s
   vacuum_interval: 10s
@@ -106,6 +110,8 @@ pub(crate) struct Shared {
     /// Nanoseconds since the Unix epoch at which the run began.
     start: i64,
     pushed: Vec<Pushed>,
+    /// What was pushed, deleted and pushed.
+    rounds: Rounds,
     /// Queries that were answered, and that were not.
     answered: AtomicU64,
     unanswered: AtomicU64,
@@ -155,6 +161,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         seed,
         start: now.as_nanos() as i64,
         pushed: (0..args.pushers).map(|_| Pushed::default()).collect(),
+        rounds: Rounds::default(),
         answered: AtomicU64::new(0),
         unanswered: AtomicU64::new(0),
         findings: Mutex::default(),
@@ -164,6 +171,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         for number in 0..args.pushers {
             scope.spawn(move || pusher::run(shared, number));
         }
+        scope.spawn(move || deleter::run(shared));
         for number in 0..2 {
             scope.spawn(move || checker::run(shared, number));
         }
@@ -210,6 +218,7 @@ fn finish(members: &mut Members, shared: &Shared, args: &Args) -> Result<()> {
     members.flush(shared)?;
     checker::count_all(shared, "after a flush")?;
     checker::read_all(shared)?;
+    deleter::finish(shared)?;
     members.stop_all()?;
     if args.s3 {
         return Ok(());
@@ -221,6 +230,13 @@ fn finish(members: &mut Members, shared: &Shared, args: &Args) -> Result<()> {
     let table = table_test::find_table(&members.tables())?;
     let rows =
         python::table_rows(Reader::Deltalake, &table, "true")?.context("the Python package went away")?;
+    let (deleted, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.labels["job"] == "deleted");
+    let (least, most) = shared.rounds.left();
+    let left: BTreeSet<_> = deleted.iter().map(|r| (r.labels.to_string(), r.entry.timestamp)).collect();
+    if !(least..=most).contains(&(left.len() as u64)) {
+        let left = left.len();
+        shared.find(format!("the table has {left} entries of deleted streams; {least} to {most} came later"));
+    }
     let mut distinct: Vec<_> =
         rows.iter().map(|r| (r.labels.to_string(), r.entry.timestamp, &r.entry.line)).collect();
     distinct.sort();

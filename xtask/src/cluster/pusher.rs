@@ -11,7 +11,7 @@ use crate::random::Random;
 /// Streams of a pusher; a push brings some entries of each.
 pub(super) const STREAMS: usize = 3;
 /// Longer than this nobody should wait for an acknowledgement while one member at a time is down.
-const PATIENCE: Duration = Duration::from_secs(45);
+pub(super) const PATIENCE: Duration = Duration::from_secs(45);
 
 /// How far a pusher has come. Entry `n` of a pusher belongs to its stream `n % STREAMS`.
 #[derive(Debug, Default)]
