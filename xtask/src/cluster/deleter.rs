@@ -80,15 +80,12 @@ pub(super) fn run(shared: &Shared) {
 fn round(shared: &Shared, number: usize, random: &mut Random) -> Result<()> {
     shared.rounds.set(number, Round::Begun);
     push(shared, number, 0..DELETED)?;
-    let end = shared.start / 1_000_000_000 + 3600;
     let selector = selector(number);
     // Half of them name lines, so that blocks have to be rewritten row by row.
     let query = if random.percent(50) { selector } else { format!("{selector} |= \"of round\"") };
-    let parameters = [
-        ("query", query.as_str()),
-        ("start", &(shared.start / 1_000_000_000).to_string()),
-        ("end", &end.to_string()),
-    ];
+    // Until now, when it is accepted.
+    let start = (shared.start / 1_000_000_000).to_string();
+    let parameters = [("query", query.as_str()), ("start", &start)];
     patiently(shared, "a delete request", |door| {
         let answer = door.post_with("/loki/api/v1/delete", &parameters)?;
         if answer.status == 204 { Ok(()) } else { bail!("status {}: {}", answer.status, answer.text()) }
