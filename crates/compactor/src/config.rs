@@ -53,7 +53,7 @@ impl Default for Config {
             max_compaction_parallelism: 1,
             memory_budget: 256 << 20,
             target_block_bytes: 128 << 20,
-            slice_duration: 4 * 60 * MINUTE,
+            slice_duration: 120 * MINUTE,
             min_blocks: 8,
             close_after: 60 * MINUTE,
             late_after: 24 * 60 * MINUTE,

@@ -109,15 +109,18 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Bytes at which a tenant's segment is sealed early.
-    pub(crate) fn seal_bytes(&self) -> usize {
-        self.segment_target_bytes.min(self.memory_budget / 3) as usize
+    /// Bytes at which a tenant's segment is sealed early. Where several ingesters keep the same streams, a segment stays
+    /// until the others have sealed theirs and one more, as these do not end with the same push; so there smaller ones
+    /// have to do.
+    pub(crate) fn seal_bytes(&self, replicated: bool) -> usize {
+        let share = if replicated { 6 } else { 3 };
+        self.segment_target_bytes.min(self.memory_budget / share) as usize
     }
 
     /// Bytes of the budget that entries may take: what the blocks that are being written leave. Logs shrink to a fifth
     /// or less.
     pub(crate) fn entries_budget(&self) -> usize {
-        let flush = self.seal_bytes() as u64 / 4 + FLUSH_BYTES;
+        let flush = self.seal_bytes(false) as u64 / 4 + FLUSH_BYTES;
         let flushes = (self.concurrent_flushes.max(1) as u64).saturating_mul(flush);
         (self.memory_budget - flushes.min(self.memory_budget / 4)) as usize
     }
@@ -138,7 +141,7 @@ mod tests {
         let config: Config = serde_json::from_str(text).unwrap();
         assert_eq!(config.flush_interval, Duration::from_secs(90));
         assert!(!config.wal.fsync);
-        assert!(config.seal_bytes() < config.memory_budget as usize / 2);
+        assert!(config.seal_bytes(false) < config.memory_budget as usize / 2);
         let again: Config = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
     }

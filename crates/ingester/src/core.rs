@@ -189,7 +189,7 @@ impl Core {
         self.metrics.entries_received.inc_by(inserted.entries);
         self.metrics.duplicate_entries.inc_by(inserted.duplicates);
         self.metrics.memory_chunks.add(inserted.new_streams as i64);
-        if state.active_bytes() >= self.config.seal_bytes() {
+        if state.active_bytes() >= self.config.seal_bytes(self.writers.is_some()) {
             self.seal(state, SealReason::Full);
         }
     }
@@ -299,16 +299,23 @@ impl Core {
         }
     }
 
-    /// Seals the largest tenants until enough is on its way out: a quarter of the budget, or `bytes`.
+    /// Seals the largest tenants until enough is on its way out: a quarter of the budget, or `bytes`. Where other ingesters
+    /// write some of it, they may wait for what is not sealed here, so all that is worth it is sealed.
     pub(crate) fn relieve(&self, bytes: usize) {
         let Some(_one_at_a_time) = self.relieving.try_lock() else { return };
-        let enough = (self.memory.total() / 4).max(bytes.min(self.memory.total()));
-        while self.sealed_bytes.load(Ordering::Relaxed) < enough {
+        let total = self.memory.total();
+        let enough = (total / 4).max(bytes.min(total));
+        loop {
+            let least = match self.sealed_bytes.load(Ordering::Relaxed) {
+                sealed if sealed < enough => 1,
+                _ if self.writers.is_some() => total / 8,
+                _ => return,
+            };
             let bytes_of = |tenant: &Arc<Tenant>| tenant.lock().active_bytes();
             let all = self.all();
             let largest = all.iter().map(|t| (bytes_of(t), t)).max_by_key(|(bytes, _)| *bytes);
             match largest {
-                Some((bytes, tenant)) if bytes > 0 => self.seal_and_schedule(tenant, SealReason::Memory),
+                Some((bytes, tenant)) if bytes >= least => self.seal_and_schedule(tenant, SealReason::Memory),
                 _ => return,
             }
         }

@@ -31,6 +31,8 @@ const HURRIED: Duration = Duration::from_secs(5);
 const PRESSED: Duration = Duration::from_secs(5);
 /// How long to wait before looking at the table again: at first, and at last.
 const POLL: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(5));
+/// The same when memory is short.
+const POLL_PRESSED: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
 /// Which streams an ingester writes, among those that it keeps.
 pub trait Writers: Send + Sync + 'static {
@@ -61,6 +63,11 @@ impl Writers for RingWriters {
     }
 }
 
+/// Whether memory is nearly used up.
+fn is_pressed(core: &Core) -> bool {
+    core.memory.used() > core.memory.total() / 8 * 7
+}
+
 /// How long a replica of each rank waits for those before it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -70,9 +77,9 @@ pub(crate) struct Patience {
 
 impl Patience {
     fn of(core: &Core) -> Self {
-        let pressed = core.memory.used() > core.memory.total() / 8 * 7;
         let takeover = core.config.takeover_after;
-        Self { takeover: if pressed { takeover.min(PRESSED) } else { takeover }, hurried: core.is_leaving() }
+        let takeover = if is_pressed(core) { takeover.min(PRESSED) } else { takeover };
+        Self { takeover, hurried: core.is_leaving() }
     }
 
     /// Nanoseconds from sealing until a replica of `rank` writes.
@@ -107,7 +114,8 @@ pub(crate) async fn advance(
     let Some(due) = due else {
         drop(ranks);
         let age = tenant.lock().sealed_age(now);
-        return Ok(age.map(|age| (age / 4).clamp(POLL.0, POLL.1)));
+        let (least, most) = if is_pressed(core) { POLL_PRESSED } else { POLL };
+        return Ok(age.map(|age| (age / 4).clamp(least, most)));
     };
     drop(ranks);
     let timer = core.metrics.flush_seconds.start_timer();
