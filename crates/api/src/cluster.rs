@@ -162,7 +162,7 @@ pub(crate) fn wants_json(headers: &HeaderMap) -> bool {
 }
 
 /// An entry of `/ring` with Loki's names, and what Loki's page only shows to people.
-fn shard(row: &MemberRow) -> Value {
+pub(crate) fn shard(row: &MemberRow) -> Value {
     json!({
         "id": row.name,
         "state": row.state,
@@ -176,7 +176,7 @@ fn shard(row: &MemberRow) -> Value {
     })
 }
 
-pub(crate) fn member(row: &MemberRow) -> Value {
+fn member(row: &MemberRow) -> Value {
     json!({
         "name": row.name,
         "roles": row.roles,

@@ -11,7 +11,7 @@ use skald_model::Timestamp;
 use skald_runtime::Clock;
 
 use crate::cluster::page::{HEAD, ago, escaped};
-use crate::cluster::{ClusterState, member, page, wants_json};
+use crate::cluster::{ClusterState, page, shard, wants_json};
 use crate::rfc3339;
 use crate::status::json_value;
 
@@ -83,7 +83,7 @@ pub(crate) async fn ring(State(state): State<ClusterState>, headers: HeaderMap) 
     if !wants_json(&headers) {
         return Html(page::members(&rows, now)).into_response();
     }
-    let shards: Vec<Value> = rows.iter().map(member).collect();
+    let shards: Vec<Value> = rows.iter().map(shard).collect();
     json_value(&json!({ "shards": shards, "now": rfc3339::format(now) }))
 }
 
