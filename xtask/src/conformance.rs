@@ -120,21 +120,7 @@ impl Asked {
             let server = setup.start()?;
             return Ok(Self::Process(setup, server));
         }
-        let mut members = Members::new(&Plan {
-            binary,
-            directory,
-            doors: 1,
-            queriers: 2,
-            compactors: 1,
-            ingesters: 3,
-            spare_ingesters: 0,
-            replication_factor: 3,
-            settings: config,
-            store: None,
-            faults: None,
-            network: false,
-            small_disks: false,
-        })?;
+        let mut members = Members::new(&Plan::small(binary, directory, 3, config))?;
         members.start_all()?;
         Ok(Self::Cluster(members))
     }

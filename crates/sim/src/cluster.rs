@@ -150,6 +150,18 @@ struct Running {
 }
 
 impl Cluster {
+    /// The tables on a process's own way to the store.
+    pub(crate) fn catalog_of(&self, process: &str, registry: &Registry) -> Arc<Catalog> {
+        let way = SimStore {
+            inner: self.0.store.clone(),
+            network: self.0.network.clone(),
+            trace: self.0.trace.clone(),
+            process: process.to_owned(),
+            slow_puts: self.0.setup.slow_puts,
+        };
+        catalog(way, &self.0.setup.faults, &self.0.faults, registry)
+    }
+
     /// Starts all members; they know each other.
     pub async fn start(setup: Setup) -> Self {
         let trace = Trace::new(setup.prints);
@@ -411,14 +423,7 @@ impl Cluster {
         note!(self.0.trace, "start {name}, for the {starts}. time");
         loop {
             let registry = Registry::new();
-            let way = SimStore {
-                inner: self.0.store.clone(),
-                network: self.0.network.clone(),
-                trace: self.0.trace.clone(),
-                process: name.to_owned(),
-                slow_puts: self.0.setup.slow_puts,
-            };
-            let catalog = catalog(way, &self.0.setup.faults, &self.0.faults, &registry);
+            let catalog = self.catalog_of(name, &registry);
             let deletes = FlushDeletes {
                 lists: Arc::new(DeleteLists::new(catalog.clone())),
                 limits: Arc::new(self.0.limits.clone()),
@@ -626,12 +631,7 @@ fn tokens(name: &str) -> Vec<u32> {
 }
 
 /// A process's tables, over a way to the store with faults of its own.
-pub(crate) fn catalog(
-    way: SimStore,
-    faults: &FaultConfig,
-    all: &Mutex<Faults>,
-    registry: &Registry,
-) -> Arc<Catalog> {
+fn catalog(way: SimStore, faults: &FaultConfig, all: &Mutex<Faults>, registry: &Registry) -> Arc<Catalog> {
     let faulty = FaultStore::new(way, FaultConfig { seed: skald_runtime::random(), ..faults.clone() });
     let handle = faulty.handle();
     let mut all = all.lock();

@@ -8,8 +8,7 @@ use skald_compactor::ownership::OwnsAll;
 use skald_compactor::{Compactor, Config, Parts, Rules};
 use skald_runtime::Clock;
 
-use crate::cluster::{CANCEL_PERIOD, Cluster, catalog};
-use crate::store::SimStore;
+use crate::cluster::{CANCEL_PERIOD, Cluster};
 use crate::trace::note;
 
 /// How long a compactor waits before it takes blocks that have lists of pushes, by the settings of the ingesters.
@@ -27,14 +26,7 @@ impl Cluster {
     pub async fn compact(&self, name: &str, settle_after: Duration, patience: Duration) -> bool {
         note!(self.0.trace, "{name} compacts for at most {patience:?}");
         let registry = Registry::new();
-        let way = SimStore {
-            inner: self.0.store.clone(),
-            network: self.0.network.clone(),
-            trace: self.0.trace.clone(),
-            process: name.to_owned(),
-            slow_puts: self.0.setup.slow_puts,
-        };
-        let catalog = catalog(way, &self.0.setup.faults, &self.0.faults, &registry);
+        let catalog = self.catalog_of(name, &registry);
         let clock: Arc<dyn Clock> = Arc::new(self.0.clock.beside());
         let removal = skald_removal::Config {
             delete_request_cancel_period: CANCEL_PERIOD,

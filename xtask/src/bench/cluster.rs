@@ -99,21 +99,7 @@ fn start(binary: &Path, directory: &Path, replicas: usize) -> Result<Subject> {
         let server = setup.start()?;
         return Ok(Subject::Process(setup, server));
     }
-    let mut members = Members::new(&Plan {
-        binary,
-        directory,
-        doors: 1,
-        queriers: 2,
-        compactors: 1,
-        ingesters: 3,
-        spare_ingesters: 0,
-        replication_factor: replicas,
-        settings: product::LIMITS,
-        store: None,
-        faults: None,
-        network: false,
-        small_disks: false,
-    })?;
+    let mut members = Members::new(&Plan::small(binary, directory, replicas, product::LIMITS))?;
     members.start_all()?;
     Ok(Subject::Cluster(members))
 }

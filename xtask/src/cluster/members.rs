@@ -52,6 +52,32 @@ pub(crate) struct Plan<'a> {
     pub(crate) small_disks: bool,
 }
 
+impl<'a> Plan<'a> {
+    /// A door, two queriers, a compactor and three ingesters that keep everything `replication_factor` times.
+    pub(crate) fn small(
+        binary: &'a Path,
+        directory: &'a Path,
+        replication_factor: usize,
+        settings: &'a str,
+    ) -> Self {
+        Self {
+            binary,
+            directory,
+            doors: 1,
+            queriers: 2,
+            compactors: 1,
+            ingesters: 3,
+            spare_ingesters: 0,
+            replication_factor,
+            settings,
+            store: None,
+            faults: None,
+            network: false,
+            small_disks: false,
+        }
+    }
+}
+
 /// All of them.
 pub(crate) struct Members {
     directory: PathBuf,
