@@ -254,11 +254,22 @@ fn slices_of(block: &BlockEntry, rules: &Rules) -> RangeInclusive<i64> {
     slice_of(block.summary.min_ts, rules.slice)..=slice_of(block.summary.max_ts, rules.slice)
 }
 
-/// Merges the smallest pieces of a slice: they are too many for one merge of all.
+/// Merges some pieces of a slice, which are too many for one merge of all. They follow each other, so that a stream whose
+/// entries come in order stays in pieces of times apart: what lies in several over the same times is costly to query. Of
+/// those it takes the ones that cost the least for each piece fewer.
 fn reduce(mut pieces: Vec<Run>, runs_max: usize) -> Option<Job> {
-    pieces.sort_by_key(|run| bytes_of(run));
-    pieces.truncate(runs_max);
-    gathered(pieces, 2)
+    pieces.sort_by(|a, b| age(&a[0]).cmp(&age(&b[0])));
+    let sizes: Vec<u64> = pieces.iter().map(|run| bytes_of(run)).collect();
+    let windows = (2..=runs_max.min(pieces.len())).flat_map(|length| sizes.windows(length).enumerate());
+    let cheapest = windows.min_by(|(_, a), (_, b)| {
+        let cost = |window: &[u64], other: &[u64]| {
+            u128::from(window.iter().sum::<u64>()) * (other.len() as u128 - 1)
+        };
+        // Of equals the longer, so that there are fewer merges.
+        cost(a, b).cmp(&cost(b, a)).then(b.len().cmp(&a.len()))
+    });
+    let (start, window) = cheapest?;
+    gathered(pieces.drain(start..start + window.len()).collect(), 2)
 }
 
 /// Merges pieces of a slice that have about the same size, so that each of them grows by a factor.

@@ -8,6 +8,7 @@ mod blocks;
 mod identities;
 mod logs;
 mod metric;
+mod overlap;
 mod pool;
 mod removals;
 

@@ -1,25 +1,26 @@
 //! Metric tasks: partial states of a query's range aggregations over blocks.
 //!
-//! Blocks are scanned apart, many at a time, but for streams that several of them hold over overlapping times: there
-//! an entry may lie in more than one block, so those streams are brought together and each entry counts once.
+//! Blocks are scanned apart, many at a time, but for streams that several of them hold over overlapping times: those are
+//! brought together, and each entry counts once ([`crate::overlap`]).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use futures::stream::{FuturesOrdered, StreamExt};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use skald_logql::Expr;
 use skald_logql::metric::{MetricQuery, Partial, RangeLeaf, RangeObserver, Steps};
-use skald_model::{EntryHash, Error, Labels, LabelsRef, QueryStats, Result, TenantId, TimeRange, Timestamp};
+use skald_model::{EntryHash, Error, Labels, QueryStats, Result, TenantId, TimeRange};
 use skald_removal::{Removals, RowRules};
 use skald_rpc::memory::{QueryShare, STEP_BYTES};
 use skald_rpc::querier::{BlockRef, MetricResult, MetricTask};
 use skald_storage::block::{
-    PreparedPredicate, ScanBuffers, ScanPlan, ScanRequest, plan_scan, scan_pages, scan_times,
+    PreparedPredicate, Row, ScanBuffers, ScanPlan, ScanRequest, plan_scan, scan_pages, scan_times,
 };
 
 use crate::blocks::{Block, Pages};
+use crate::overlap::{Seen, Span, Zones, ZonesOf};
 use crate::pool::Cancelled;
 use crate::removals::{self, Sift};
 use crate::{ACCEPTED, Querier};
@@ -28,8 +29,6 @@ use crate::{ACCEPTED, Querier};
 pub(crate) const PART_BYTES: u64 = 4 << 20;
 /// Entries of overlapping streams whose identities are remembered at a time; each takes some 40 bytes.
 const IDENTITIES_MAX: usize = 2_000_000;
-/// What such an identity takes in a hash table with room to grow.
-const IDENTITY_BYTES: usize = 32;
 /// Entries between two looks at what the state takes.
 const MEASURED_ROWS: u64 = 1024;
 
@@ -76,8 +75,8 @@ struct Job {
 struct Wanted {
     /// Streams that no other block of the task holds over the same times.
     own: Vec<u32>,
-    /// The others.
-    shared: Vec<u32>,
+    /// The others, and the times to compare them at.
+    shared: ZonesOf,
     /// The times to look at.
     range: TimeRange,
     /// Streams of which not everything stays.
@@ -90,6 +89,8 @@ struct Streams {
     range: TimeRange,
     /// Tries their rows.
     sift: Option<Sift>,
+    /// Where other blocks have entries of them, too.
+    zones: ZonesOf,
 }
 
 impl Job {
@@ -110,16 +111,18 @@ impl Job {
             if wanted.own.is_empty() && wanted.shared.is_empty() {
                 stats.blocks_pruned += 1;
             }
-            let Wanted { own, shared: others, range, mut rows } = wanted;
+            let Wanted { own, shared: zones, range, mut rows } = wanted;
             let mut rows_of = |numbers: &[u32]| numbers.iter().filter_map(|n| rows.remove_entry(n)).collect();
-            let others = Streams { sift: self.sift(rows_of(&others)), numbers: others, range };
+            let mut numbers: Vec<u32> = zones.keys().copied().collect();
+            numbers.sort_unstable();
+            let others = Streams { sift: self.sift(rows_of(&numbers)), numbers, range, zones };
             // Apart, so that the others can be counted without their lines.
             let sift = self.sift(rows_of(&own));
-            let (sifted, own) = own.into_iter().partition(|n| sift.as_ref().is_some_and(|s| s.has(*n)));
-            for streams in
-                [Streams { numbers: own, range, sift: None }, Streams { numbers: sifted, range, sift }]
-            {
-                if !streams.numbers.is_empty() {
+            let (sifted, own): (Vec<u32>, Vec<u32>) =
+                own.into_iter().partition(|n| sift.as_ref().is_some_and(|s| s.has(*n)));
+            for (numbers, sift) in [(own, None), (sifted, sift)] {
+                if !numbers.is_empty() {
+                    let streams = Streams { numbers, range, sift, zones: ZonesOf::default() };
                     scans.push_back(self.scan(querier, (&task.tenant, block), streams));
                 }
             }
@@ -150,7 +153,7 @@ impl Job {
         let (own, shards) = (u64::from(task.shard.0), u64::from(task.shard.1.max(1)));
         let mut wanted = Vec::with_capacity(task.blocks.len());
         // By stream: where it lies and between which times.
-        let mut places: FxHashMap<u64, Vec<(Timestamp, Timestamp, usize, u32)>> = FxHashMap::default();
+        let mut places: FxHashMap<u64, Vec<(Span, usize, u32)>> = FxHashMap::default();
         for (at, block) in task.blocks.iter().enumerate() {
             let source = removals::source(block);
             let block = querier.blocks.open(&task.tenant, block).await?;
@@ -163,34 +166,24 @@ impl Job {
                 }
             }
             let kept = removals::keep(self.removals.as_ref(), &block, &source, ordinals, range)?;
-            let w = Wanted { own: kept.streams, shared: Vec::new(), range: kept.range, rows: kept.rows };
-            for ordinal in w.own.iter().copied() {
-                if task.blocks.len() > 1 {
-                    let id = index.id(ordinal).map_err(damaged)?.0;
-                    let (min, max) = index.times(ordinal).map_err(damaged)?;
-                    places.entry(id).or_default().push((min, max, at, ordinal));
-                }
+            for ordinal in kept.streams.iter().copied().filter(|_| task.blocks.len() > 1) {
+                let id = index.id(ordinal).map_err(damaged)?.0;
+                let span = index.times(ordinal).map_err(damaged)?;
+                places.entry(id).or_default().push((span, at, ordinal));
             }
-            wanted.push(w);
+            let (own, shared) = (kept.streams, ZonesOf::default());
+            wanted.push(Wanted { own, shared, range: kept.range, rows: kept.rows });
         }
-        let mut shared: Vec<FxHashSet<u32>> = wanted.iter().map(|_| FxHashSet::default()).collect();
-        for mut list in places.into_values().filter(|l| l.len() > 1) {
-            list.sort_unstable();
-            let mut latest: Option<(Timestamp, usize, u32)> = None;
-            for (min, max, at, ordinal) in list {
-                if let Some((end, other, other_ordinal)) = latest
-                    && min <= end
-                {
-                    shared[at].insert(ordinal);
-                    shared[other].insert(other_ordinal);
-                }
-                if latest.is_none_or(|(end, ..)| max > end) {
-                    latest = Some((max, at, ordinal));
+        for list in places.into_values().filter(|l| l.len() > 1) {
+            let zones = Zones::of(list.iter().map(|(span, ..)| *span).collect());
+            for (span, at, ordinal) in list {
+                if zones.touch(span) {
+                    wanted[at].shared.insert(ordinal, zones.clone());
                 }
             }
         }
-        for (w, shared) in wanted.iter_mut().zip(shared) {
-            (w.shared, w.own) = std::mem::take(&mut w.own).into_iter().partition(|o| shared.contains(o));
+        for Wanted { own, shared, .. } in &mut wanted {
+            own.retain(|ordinal| !shared.contains_key(ordinal));
         }
         Ok(wanted)
     }
@@ -214,7 +207,7 @@ impl Job {
             && self.leaf.counts_only()
             && (!self.leaf.needs_metadata() || !block.meta.has_metadata());
         let metadata = self.leaf.needs_metadata() || streams.sift.is_some();
-        let Streams { numbers, range, sift } = streams;
+        let Streams { numbers, range, sift, .. } = streams;
         let (plan, observer, mut stats) = self.begin(querier, &block, numbers, range, metadata).await?;
         stats.queue_seconds += queued;
         let mut work = Work::new(block.clone(), plan, observer, sift, querier.memory.share());
@@ -236,7 +229,7 @@ impl Job {
             stats.compressed_bytes += pages.read;
             let scan = move |cancelled: &Cancelled| {
                 cancelled.check()?;
-                work.pages(&part, &pages, &mut |_, _, _, _| true).map(|()| work)
+                work.pages(&part, &pages, &mut |_, _| true).map(|()| work)
             };
             (work, _) = querier.pool.run(scan).await?;
         }
@@ -252,40 +245,33 @@ impl Job {
         blocks: Vec<(&BlockRef, Streams)>,
     ) -> Result<(Partial, QueryStats, QueryShare)> {
         let (_open, queued) = querier.pool.open().await?;
-        let mut seen: FxHashMap<Labels, FxHashSet<EntryHash>> = FxHashMap::default();
+        let mut seen = Seen::default();
         let mut observer = self.leaf.observer(self.steps)?;
         let mut share = querier.memory.share();
         let mut stats = QueryStats { queue_seconds: queued, ..QueryStats::default() };
-        for (block, Streams { numbers, range, sift }) in blocks {
+        for (block, Streams { numbers, range, sift, mut zones }) in blocks {
             let block = querier.blocks.open(&task.tenant, block).await?;
             let (plan, _, _) = self.begin(querier, &block, numbers, range, true).await?;
             let mut work = Work::new(block.clone(), plan, observer, sift, share);
             for part in work.plan.parts(&block.meta, PART_BYTES) {
-                let identities = seen.values().map(FxHashSet::len).sum::<usize>();
-                work.make_room(identities * IDENTITY_BYTES).await?;
+                work.make_room(seen.memory_bytes()).await?;
                 let pages = querier.blocks.fetch(&block, &work.plan.part_ranges(&block.meta, &part)).await?;
                 stats.compressed_bytes += pages.read;
                 let scan = move |cancelled: &Cancelled| {
                     cancelled.check()?;
                     let mut duplicates = 0;
-                    let mut is_new = |labels: &Labels, timestamp, line: &[u8], metadata: LabelsRef<'_>| {
-                        let identity = EntryHash::of(timestamp, line, metadata);
-                        let new = match seen.get_mut(labels) {
-                            Some(known) => known.insert(identity),
-                            None => {
-                                seen.insert(labels.clone(), FxHashSet::from_iter([identity]));
-                                true
-                            }
-                        };
+                    let mut is_new = |labels: &Labels, row: &Row<'_>| {
+                        let identity = || EntryHash::of(row.timestamp, row.line, row.metadata);
+                        let new = seen.is_new(zones.get(&row.stream), labels, row.timestamp, identity);
                         duplicates += u64::from(!new);
                         new
                     };
                     work.pages(&part, &pages, &mut is_new)?;
                     work.stats.duplicates += duplicates;
-                    Ok((work, seen))
+                    Ok((work, seen, zones))
                 };
-                ((work, seen), _) = querier.pool.run(scan).await?;
-                if seen.values().map(FxHashSet::len).sum::<usize>() > IDENTITIES_MAX {
+                ((work, seen, zones), _) = querier.pool.run(scan).await?;
+                if seen.len() > IDENTITIES_MAX {
                     return Err(Error::invalid(format!(
                         "more than {IDENTITIES_MAX} entries of streams that several blocks hold over the same times would \
                          have to be compared; narrow the query's time range or its selector"
@@ -335,8 +321,8 @@ async fn merge(
     share.resize(held + merged.as_ref().map_or(0, Partial::memory_bytes)).await
 }
 
-/// Decides by stream, time, line and metadata whether an entry counts.
-type Counts<'a> = dyn FnMut(&Labels, Timestamp, &[u8], LabelsRef<'_>) -> bool + 'a;
+/// Decides whether an entry of a stream counts.
+type Counts<'a> = dyn FnMut(&Labels, &Row<'_>) -> bool + 'a;
 
 /// The scan of one block, between its steps.
 struct Work {
@@ -407,7 +393,7 @@ impl Work {
                 let stays = sift
                     .as_mut()
                     .is_none_or(|s| s.keeps(row.stream, labels, row.timestamp, row.line, row.metadata));
-                if !stays || !counts(labels, row.timestamp, row.line, row.metadata) {
+                if !stays || !counts(labels, &row) {
                     return Ok(());
                 }
                 observer.observe(row.timestamp, row.line, labels, row.metadata)?;

@@ -207,6 +207,25 @@ fn blocks_that_are_final_already_are_left_alone() {
 }
 
 proptest! {
+    /// What came in order stays in order: no piece has anything of the time of another one.
+    #[test]
+    fn pieces_of_what_comes_in_order_are_apart(
+        sizes in proptest::collection::vec(1u64..(20 << 20), 1..80), runs_max in 2usize..6, min_blocks in 1usize..6,
+    ) {
+        let mut table = Table::new(Rules { min_blocks, runs_max, slice: 24 * HOUR * SECOND, ..rules() });
+        for (number, bytes) in sizes.into_iter().enumerate() {
+            let now = 300 * (number as i64 + 1);
+            table.flush(now, &[(now - 1, bytes)], false);
+            table.compact(now);
+            let mut pieces: Vec<_> =
+                table.blocks.iter().map(|b| (b.origin.received_min, b.origin.received_max)).collect();
+            pieces.sort_unstable();
+            for pair in pieces.windows(2) {
+                prop_assert!(pair[0].1 <= pair[1].0, "{:?} and {:?}", pair[0], pair[1]);
+            }
+        }
+    }
+
     /// Whatever comes when: the plan ends, blocks become few, and write amplification stays below 4.
     #[test]
     fn any_day_is_compacted_within_the_bound(
