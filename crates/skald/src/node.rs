@@ -29,8 +29,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
 
-use crate::build_info;
 use crate::config::{self, Config, Loaded};
+use crate::{allocator, build_info};
 use lifecycle::Ending;
 use process::{Process, Stage};
 use roles::{Roles, Surface};
@@ -150,6 +150,7 @@ impl Node {
         let server = &config.server;
         let targets = Targets::parse(&config.target)?;
         let tasks = Tasks::new();
+        tasks.spawn_every("allocator", allocator::SWEEP_EVERY, || async { allocator::sweep() });
         let load_tls = |section, config| -> Result<Option<ServerTls>> {
             let tls = ServerTls::load(section, config, &server.tls_policy())?;
             if let Some(tls) = &tls {
