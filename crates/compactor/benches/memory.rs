@@ -60,6 +60,7 @@ async fn measure() -> Outcome<()> {
         catalog: catalog.clone(),
         ownership: Arc::new(OwnsAll),
         keep: Arc::new(KeepEverything),
+        archive: None,
         settle_after: Duration::ZERO,
     };
     let compactor = Compactor::new(&config, parts, &registry)?;

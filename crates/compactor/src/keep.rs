@@ -7,6 +7,8 @@ use skald_model::{Result, TenantId};
 use skald_storage::rewrite::{Keep, KeepAll};
 use skald_storage::table::{BlockEntry, Snapshot};
 
+use crate::archive::{Archived, HowArchived};
+
 /// What has to go from a tenant's table, for one pass over it.
 #[derive(Clone)]
 pub struct Removals {
@@ -18,6 +20,8 @@ pub struct Removals {
     pub rewrite: Vec<String>,
     /// Blocks may be merged where this is equal.
     pub group: Arc<Group>,
+    /// How blocks are archived before they are dropped or rewritten.
+    pub archived: Arc<HowArchived>,
 }
 
 /// Tells which blocks have to stay apart.
@@ -31,13 +35,14 @@ impl Default for Removals {
             drop: Vec::new(),
             rewrite: Vec::new(),
             group: Arc::new(|_| Vec::new()),
+            archived: Arc::new(|_| Archived::Nothing),
         }
     }
 }
 
 impl std::fmt::Debug for Removals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { keep, drop, rewrite, group: _ } = self;
+        let Self { keep, drop, rewrite, group: _, archived: _ } = self;
         let mut removals = f.debug_struct("Removals");
         removals.field("generation", &keep.generation());
         removals.field("drop", drop).field("rewrite", rewrite).finish_non_exhaustive()

@@ -8,6 +8,7 @@
 //! It never holds a block in memory, never deletes a file that a table names or that a commit under way may name, and
 //! never changes what a query answers, unless a provider says what goes.
 
+pub mod archive;
 mod config;
 pub mod keep;
 mod metrics;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub ownership: Arc<dyn Ownership>,
     /// What has to go.
     pub keep: Arc<dyn KeepProvider>,
+    /// Where entries go before they expire; nowhere if there is none.
+    pub archive: Option<Arc<Catalog>>,
     /// How long after the last entry of a block was received its list of pushes is needed; see [`settle_after`].
     pub settle_after: Duration,
 }

@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) rows_written: IntCounter,
     pub(crate) duplicates: IntCounter,
     pub(crate) rows_removed: IntCounter,
+    /// Rows that were copied to the archive.
+    pub(crate) rows_archived: IntCounter,
     /// Blocks that were removed whole.
     pub(crate) blocks_dropped: IntCounter,
     /// Files that were removed.
@@ -109,6 +111,10 @@ impl Metrics {
             rows_removed: counter(
                 "skald_compactor_rows_removed_total",
                 "Rows that were left out because retention or a delete request says so.",
+            )?,
+            rows_archived: counter(
+                "skald_compactor_rows_archived_total",
+                "Rows that were copied to the archive because they have expired.",
             )?,
             blocks_dropped: counter(
                 "skald_compactor_blocks_dropped_total",

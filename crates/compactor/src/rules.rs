@@ -7,9 +7,11 @@ use async_trait::async_trait;
 use skald_model::{LabelsRef, Result, TenantId, TenantLimits, Timestamp};
 use skald_removal::{AtRewrite, Due, Entry, Resolver, Sieve, Source};
 use skald_runtime::Clock;
+use skald_storage::block::BlockSummary;
 use skald_storage::rewrite::{Keep, Kept};
 use skald_storage::table::{BlockEntry, BlockOrigin, Catalog, Snapshot};
 
+use crate::archive::{Archived, Expired, HowArchived};
 use crate::keep::{KeepProvider, Removals};
 
 /// Blocks of which it is remembered that nothing in them has expired.
@@ -86,9 +88,32 @@ impl KeepProvider for Rules {
                 }
             }
         }
-        let keep = Arc::new(Ruled(rules.done.clone()));
-        Ok(Removals { keep, drop, rewrite, group: Arc::new(move |block| rules.group(block)) })
+        let keep: Arc<dyn Keep> = Arc::new(Ruled(rules.done.clone()));
+        let rules = Arc::new(rules);
+        let (archived, group) =
+            (how_archived(rules.clone(), keep.clone()), move |b: &BlockEntry| rules.group(b));
+        Ok(Removals { keep, drop, rewrite, group: Arc::new(group), archived })
     }
+}
+
+/// How blocks are archived when rewrites keep what `stays`. What a delete request names is not archived, also when the
+/// request has not been carried out yet: nothing is deleted from an archive.
+fn how_archived(rules: Arc<AtRewrite>, stays: Arc<dyn Keep>) -> Arc<HowArchived> {
+    let deletes = Arc::new(rules.all_deletes());
+    let left: Arc<dyn Keep> = Arc::new(Ruled(deletes.clone()));
+    Arc::new(move |block| {
+        let BlockSummary { min_ts, max_ts, .. } = block.summary;
+        let goes_whole = rules.due(block) == Due::Drop;
+        if goes_whole && !deletes.may_concern(&Source::of(block), min_ts, max_ts) {
+            Archived::Whole
+        } else if goes_whole {
+            Archived::Rows(left.clone())
+        } else if rules.may_expire(block) {
+            Archived::Rows(Arc::new(Expired { left: left.clone(), stays: stays.clone() }))
+        } else {
+            Archived::Nothing
+        }
+    })
 }
 
 /// The rules for rows.

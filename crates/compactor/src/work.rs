@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use skald_model::{Error, Result, TenantId, TimeRange};
 use skald_storage::block::BlockOptions;
-use skald_storage::rewrite::{Keep, RewriteOptions, Rewritten, rewrite};
+use skald_storage::rewrite::{RewriteOptions, Rewritten, rewrite};
 use skald_storage::table::{self, BlockEntry, RewriteCommit, Snapshot};
 use tokio::time::Instant;
 
 use crate::Compactor;
+use crate::archive::DROPS_MAX;
 use crate::keep::Removals;
 use crate::plan::{Job, Reason, Rules, plan};
 
@@ -46,7 +47,7 @@ impl Compactor {
             if !self.parts.ownership.owns(tenant) {
                 break Progress::NotOurs;
             }
-            let dropped = gone(&snapshot, &removals.drop);
+            let mut dropped = gone(&snapshot, &removals.drop);
             let tasks = self.tasks(&snapshot, &removals, &skipped);
             self.show(tenant, &snapshot, &tasks, dropped.len());
             if Instant::now() >= deadline {
@@ -57,10 +58,13 @@ impl Compactor {
                 };
             }
             let outcome = if !dropped.is_empty() {
-                self.drop_blocks(tenant, &snapshot, dropped).await
+                if self.parts.archive.is_some() {
+                    dropped.truncate(DROPS_MAX);
+                }
+                self.drop_blocks(tenant, &snapshot, &removals, dropped).await
             } else if let Some(task) = tasks.into_iter().next() {
                 let inputs: Vec<String> = task.runs.iter().flatten().map(|b| b.path.clone()).collect();
-                let outcome = self.carry_out(tenant, &snapshot, &removals.keep, task).await;
+                let outcome = self.carry_out(tenant, &snapshot, &removals, task).await;
                 if matches!(outcome, Err(table::Error::Unreadable { .. })) {
                     skipped.extend(inputs);
                 }
@@ -174,9 +178,12 @@ impl Compactor {
         &self,
         tenant: &TenantId,
         snapshot: &Arc<Snapshot>,
+        removals: &Removals,
         removes: Vec<String>,
     ) -> table::Result<Arc<Snapshot>> {
         let count = removes.len();
+        let blocks = removes.iter().filter_map(|p| snapshot.block(p));
+        self.archive(tenant, blocks, &*removals.archived).await?;
         let rows: u64 = removes.iter().filter_map(|p| snapshot.block(p)).map(|b| b.summary.rows).sum();
         let commit = RewriteCommit { base: snapshot.clone(), removes, adds: Vec::new(), data_change: true };
         let committed = self.parts.catalog.commit_rewrite(tenant, &commit).await?;
@@ -191,12 +198,13 @@ impl Compactor {
         &self,
         tenant: &TenantId,
         snapshot: &Arc<Snapshot>,
-        keep: &Arc<dyn Keep>,
+        removals: &Removals,
         task: Task,
     ) -> table::Result<Arc<Snapshot>> {
         let (catalog, begun) = (&self.parts.catalog, Instant::now());
         let Task { reason, runs, options } = task;
-        let written = rewrite(catalog, tenant, &runs, keep, &options).await?;
+        self.archive(tenant, runs.iter().flatten(), &*removals.archived).await?;
+        let written = rewrite(catalog, tenant, &runs, &removals.keep, &options).await?;
         // Vacuum might take what lay about for long for garbage.
         let patience = self.config.retention_delete_delay / 4;
         if begun.elapsed() > patience {

@@ -15,9 +15,10 @@ use object_store::ObjectStoreExt as _;
 use object_store::memory::InMemory;
 use prometheus::Registry;
 use skald_compactor::ownership::OwnsAll;
-use skald_compactor::{Compactor, Config, KeepEverything, Parts, restore};
+use skald_compactor::{Compactor, Config, KeepEverything, KeepProvider, Parts, Rules, restore};
+use skald_model::limits::StreamRetention;
 use skald_model::time::{DAY, SECOND, day_of};
-use skald_model::{Labels, LabelsRef, StreamId, TenantId, TimeRange, Timestamp};
+use skald_model::{Labels, LabelsRef, Limits, StreamId, TenantId, TenantLimits, TimeRange, Timestamp};
 use skald_runtime::{Clock, Deterministic, random};
 use skald_storage::block::{
     self, BlockMeta, BlockOptions, BlockWriter, Fetched, PreparedPredicate, ScanBuffers, ScanRequest,
@@ -97,7 +98,11 @@ impl World {
 
     /// A process's way to the tables.
     fn stormy(&self) -> Catalog {
-        let core: Arc<dyn ObjectStore> = self.memory.clone();
+        self.stormy_to(&self.memory)
+    }
+
+    fn stormy_to(&self, memory: &Arc<InMemory>) -> Catalog {
+        let core: Arc<dyn ObjectStore> = memory.clone();
         let faulty = FaultStore::new(core, FaultConfig { seed: random(), ..self.faults.clone() });
         let store = Arc::new(RetryStore::new(faulty, RetryPolicy::default(), random()));
         let config = CatalogConfig { checkpoint_interval: 1 << 40, ..CatalogConfig::default() };
@@ -105,6 +110,15 @@ impl World {
     }
 
     fn compactor(&self, catalog: Catalog) -> Arc<Compactor> {
+        self.compactor_with(catalog, Arc::new(KeepEverything), None)
+    }
+
+    fn compactor_with(
+        &self,
+        catalog: Catalog,
+        keep: Arc<dyn KeepProvider>,
+        archive: Option<Catalog>,
+    ) -> Arc<Compactor> {
         let config = Config {
             min_blocks: 3,
             memory_budget: 32 << 20,
@@ -120,7 +134,8 @@ impl World {
             clock: Arc::new(self.clock.clone()),
             catalog: Arc::new(catalog),
             ownership: Arc::new(OwnsAll),
-            keep: Arc::new(KeepEverything),
+            keep,
+            archive: archive.map(Arc::new),
             settle_after: Duration::ZERO,
         };
         Compactor::new(&config, parts, &Registry::new()).unwrap()
@@ -180,9 +195,14 @@ impl World {
 
     /// All rows at a version, and how often each.
     async fn rows(&self, snapshot: &Snapshot) -> BTreeMap<Row, usize> {
+        self.rows_of(&self.memory, snapshot).await
+    }
+
+    async fn rows_of(&self, memory: &InMemory, snapshot: &Snapshot) -> BTreeMap<Row, usize> {
         let mut rows = BTreeMap::new();
         for entry in snapshot.blocks.iter() {
-            let file = self.file(&entry.path).await;
+            let file = memory.get(&self.calm().location(&self.tenant, &entry.path)).await;
+            let file = file.unwrap_or_else(|e| panic!("a block that is needed: {e}")).bytes().await.unwrap();
             let meta = BlockMeta::parse(&file, file.len() as u64).unwrap();
             let streams: Vec<u32> = (0..meta.streams().len() as u32).collect();
             let predicate = PreparedPredicate::all();
@@ -289,6 +309,71 @@ async fn come_to_rest(world: &mut World, seed: u64) {
     let checked = world.calm().check(&world.tenant, true).await.unwrap();
     assert_eq!(checked.findings, [], "seed {seed}");
     assert_eq!(checked.rows as usize, world.flushed.len(), "seed {seed}");
+}
+
+/// A tenant whose streams live for different times, all of them shorter than the test.
+struct ShortLives;
+
+impl TenantLimits for ShortLives {
+    fn of(&self, _: &TenantId) -> Arc<Limits> {
+        let stream = |selector: &str, hours: i64| StreamRetention {
+            selector: selector.into(),
+            priority: 1,
+            period: hours * HOUR * SECOND,
+        };
+        Arc::new(Limits {
+            retention_period: 90 * HOUR * SECOND,
+            retention_stream: vec![stream(r#"{app="s0"}"#, 60), stream(r#"{app=~"s[12]"}"#, 75)],
+            ..Limits::default()
+        })
+    }
+}
+
+#[test]
+fn what_expires_is_in_the_archive_before_it_leaves_the_table() {
+    let seeds = std::env::var("SKALD_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEEDS);
+    for seed in 0..seeds {
+        simulate(seed, || async move {
+            let mut world = World::new();
+            let elsewhere = Arc::new(InMemory::new());
+            let archive =
+                Catalog::new(&CatalogConfig::default(), elsewhere.clone(), "", &Registry::new()).unwrap();
+            let removal =
+                skald_removal::Config { retention_enabled: true, ..skald_removal::Config::default() };
+            let keep = |world: &World| -> Arc<dyn KeepProvider> {
+                let (catalog, clock) = (Arc::new(world.calm()), Arc::new(world.clock.clone()));
+                Arc::new(Rules::new(catalog, Arc::new(ShortLives), clock, &removal, Duration::ZERO))
+            };
+            for _ in 0..12 {
+                for _ in 0..1 + random() % 3 {
+                    world.flush().await;
+                }
+                let catalogs = (world.stormy(), world.stormy_to(&elsewhere));
+                let compactor = world.compactor_with(catalogs.0, keep(&world), Some(catalogs.1));
+                let _ = tokio::time::timeout(Duration::from_millis(random() % 6000), compactor.round()).await;
+                world.pass_time((random() % (6 * HOUR) as u64) as i64);
+                let mut rows = world.rows(&world.calm().snapshot(&world.tenant).await.unwrap()).await;
+                let archived = archive.snapshot(&world.tenant).await.unwrap();
+                rows.extend(world.rows_of(&elsewhere, &archived).await);
+                assert!(rows.keys().eq(world.flushed.iter()), "seed {seed}: an entry is nowhere");
+            }
+            for _ in 0..3 {
+                world.pass_time(2 * DELAY);
+                let to =
+                    Catalog::new(&CatalogConfig::default(), elsewhere.clone(), "", &Registry::new()).unwrap();
+                assert!(
+                    world.compactor_with(world.calm(), keep(&world), Some(to)).round().await,
+                    "seed {seed}"
+                );
+            }
+            let left = world.calm().snapshot(&world.tenant).await.unwrap();
+            assert_eq!(left.blocks.len(), 0, "seed {seed}");
+            let archived = archive.snapshot(&world.tenant).await.unwrap();
+            let rows = world.rows_of(&elsewhere, &archived).await;
+            assert!(rows.keys().eq(world.flushed.iter()), "seed {seed}");
+            assert_eq!(archive.check(&world.tenant, true).await.unwrap().findings, [], "seed {seed}");
+        });
+    }
 }
 
 #[test]

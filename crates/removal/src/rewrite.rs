@@ -53,6 +53,17 @@ impl AtRewrite {
         }
     }
 
+    /// All delete requests and nothing else: those that have to be carried out, and those that may be taken back.
+    pub fn all_deletes(&self) -> Removals {
+        let deletes = self.done.deletes.iter().chain(&self.pending).cloned().collect();
+        Removals { generation: self.done.generation, deletes, ..Removals::default() }
+    }
+
+    /// Whether retention may take something of the block when it is rewritten.
+    pub fn may_expire(&self, block: &BlockEntry) -> bool {
+        self.done.cutoffs_of(&block.summary).1 > block.summary.min_ts
+    }
+
     /// Blocks of a day may be merged where this is equal: where they stand towards the requests that are not carried out on
     /// the way. A block tells only when its first entry was received, and up to which request all are carried out, so what
     /// came after a request would be taken for what it is about, if it lay with something that came before.

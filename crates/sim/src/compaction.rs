@@ -40,6 +40,7 @@ impl Cluster {
             catalog,
             ownership: Arc::new(OwnsAll),
             keep: Arc::new(rules),
+            archive: None,
             settle_after,
         };
         let config = Config {

@@ -21,8 +21,12 @@ table: {commit_timeout: 1s}
 ";
 
 fn start(data: &Path, limits: &str) -> Server {
+    start_with(data, HASTE, limits)
+}
+
+fn start_with(data: &Path, haste: &str, limits: &str) -> Server {
     let path = data.join("skald.yaml");
-    std::fs::write(&path, format!("{HASTE}{limits}")).unwrap();
+    std::fs::write(&path, format!("{haste}{limits}")).unwrap();
     Server::start(data, &["--config.file", path.to_str().unwrap()])
 }
 
@@ -118,7 +122,11 @@ limits_config:
   retention_period: 3d
   retention_stream: [{selector: '{app="short"}', priority: 1, period: 30h}]
 "#;
-    let server = start(dir.path(), limits);
+    let archive = dir.path().join("archive");
+    let section =
+        format!(", archive: {{filesystem: {{chunks_directory: {}}}}}}}\ningester:", archive.display());
+    let haste = HASTE.replace("}\ningester:", &section);
+    let server = start_with(dir.path(), &haste, limits);
     let push = |app: &str, time: i64| {
         let body = format!(r#"{{"streams":[{{"stream":{{"app":"{app}"}},"values":[["{time}","x"]]}}]}}"#);
         assert_eq!(server.post("/loki/api/v1/push", "application/json", &body).0, 204);
@@ -133,14 +141,21 @@ limits_config:
     push("long", t);
     push("short", t);
     flush(&server);
-    let count = || {
-        let query = encode(r#"sum(count_over_time({app=~".+"}[200h]))"#);
+    let count = |server: &Server, app: &str| {
+        let query = encode(&format!(r#"sum(count_over_time({{app=~"{app}"}}[200h]))"#));
         let (status, body) = server.get(&format!("/loki/api/v1/query?query={query}"));
         assert_eq!(status, 200, "{body}");
         let answer: Value = serde_json::from_str(&body).unwrap();
         answer["data"]["result"][0]["value"][1].as_str().unwrap().to_owned()
     };
-    assert_eq!(count(), "3");
+    assert_eq!(count(&server, ".+"), "3");
     await_table(&server, |t| t["rows"] == 3);
-    assert_eq!(count(), "3");
+    assert_eq!(count(&server, ".+"), "3");
+
+    // What has expired is in the archive, where another process reads it.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let storage =
+        format!("common: {{storage: {{filesystem: {{chunks_directory: {}}}}}}}\n", archive.display());
+    let reader = start_with(elsewhere.path(), &storage, "");
+    assert_eq!((count(&reader, ".+").as_str(), count(&reader, "long").as_str()), ("2", "1"));
 }

@@ -25,7 +25,7 @@ pub(crate) use limits::LimitsSection;
 pub(crate) use overrides::{Overrides, Shown};
 pub(crate) use sections::{
     Common, CompactorSection, DistributorSection, FrontendSection, IngesterClientSection, QuerierSection,
-    RuntimeConfig, Server,
+    RuntimeConfig, Server, Storage,
 };
 
 /// Sections about TLS, as errors name them.
@@ -233,11 +233,20 @@ impl Config {
         self.validate_compactor()?;
         self.validate_tls().map_err(|e| Error(e.to_string()))?;
         self.memberlist.validate().map_err(Error)?;
-        self.common.storage.validate().map_err(Error)
+        self.common.storage.validate("common.storage").map_err(Error)
     }
 
     fn validate_compactor(&self) -> Result<(), Error> {
         self.compactor.compaction.validate().map_err(Error)?;
+        if let Some(archive) = self.compactor.archive() {
+            archive.validate("compactor.archive").map_err(Error)?;
+            let place = archive.place();
+            if place == self.common.storage.place() {
+                return Err(Error(format!(
+                    "compactor.archive is {place}, where the tables lie (common.storage); an archive needs another place"
+                )));
+            }
+        }
         let (delay, abandon) =
             (self.compactor.compaction.retention_delete_delay, self.ingester.flush_abandon_after);
         if abandon * 4 > delay {

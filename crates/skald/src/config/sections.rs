@@ -124,7 +124,7 @@ impl Default for Common {
     }
 }
 
-/// `common.storage`: the one whose bucket is named, or else the local directory.
+/// `common.storage` and `compactor.archive`: the one whose bucket is named, or else the local directory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Storage {
@@ -134,7 +134,7 @@ pub(crate) struct Storage {
     pub(crate) azure: AzureConfig,
 }
 
-/// `common.storage.filesystem`
+/// `common.storage.filesystem` and `compactor.archive.filesystem`
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Filesystem {
@@ -152,11 +152,11 @@ impl Storage {
             .collect()
     }
 
-    pub(crate) fn validate(&self) -> Result<(), String> {
+    pub(crate) fn validate(&self, key: &str) -> Result<(), String> {
         let named = self.named();
         if named.len() > 1 {
             return Err(format!(
-                "common.storage names more than one place for the tables ({}); Skald keeps them in one",
+                "{key} names more than one place for the tables ({}); Skald keeps them in one",
                 named.join(", ")
             ));
         }
@@ -343,6 +343,18 @@ pub(crate) struct CompactorSection {
     /// What goes, and when.
     #[serde(flatten)]
     pub(crate) removal: skald_removal::Config,
+    /// Where entries go before they expire: tables in another place, with the keys of `common.storage`. Nothing is
+    /// removed there.
+    pub(crate) archive: Storage,
+}
+
+impl CompactorSection {
+    /// The place of the archive, if there is one.
+    pub(crate) fn archive(&self) -> Option<&Storage> {
+        let Storage { filesystem, .. } = &self.archive;
+        let is_set = !filesystem.chunks_directory.as_os_str().is_empty() || !self.archive.named().is_empty();
+        is_set.then_some(&self.archive)
+    }
 }
 
 /// `frontend`

@@ -32,14 +32,16 @@ use skald_runtime::{Clock, SystemClock, Tasks};
 use skald_storage::block::BlockOptions;
 use skald_storage::cache::CacheMetrics;
 use skald_storage::store::{self, StoreConfig};
-use skald_storage::table::{self, Catalog};
+use skald_storage::table::{self, Catalog, CatalogConfig};
 
 use super::alone::Alone;
 use super::cluster::Cluster;
 use super::lifecycle::Ending;
 use super::process::Process;
 use super::target::{Role, Targets};
-use crate::config::{CompactorSection, Config, DistributorSection, FrontendSection, QuerierSection, Server};
+use crate::config::{
+    CompactorSection, Config, DistributorSection, FrontendSection, QuerierSection, Server, Storage,
+};
 
 /// Tables that are looked at when the process starts on a local directory.
 const TABLES_CHECKED_MAX: usize = 64;
@@ -113,7 +115,7 @@ impl Roles {
                     max_outstanding_per_tenant,
                     max_tasks_per_querier,
                 },
-            compactor: CompactorSection { compaction: compactor_config, removal },
+            compactor: CompactorSection { compaction: compactor_config, removal, archive: _ },
             table: table_config,
             tracing: _,
         } = config.clone();
@@ -232,6 +234,10 @@ impl Roles {
                 Some(cluster) => cluster.name().to_owned(),
                 None => ALONE.to_owned(),
             };
+            let archive = match config.compactor.archive() {
+                Some(place) => Some(open_archive(place, &table_config).await?),
+                None => None,
+            };
             let parts = skald_compactor::Parts {
                 name: file_name(&name),
                 clock: clock.clone(),
@@ -245,6 +251,7 @@ impl Roles {
                     // Whoever flushes without knowing of a request has looked at the table before that.
                     settle_after + table_config.commit_timeout * 2,
                 )),
+                archive,
                 settle_after,
             };
             let service = Compactor::new(&compactor_config, parts, registry)?;
@@ -426,6 +433,14 @@ fn view(ingester: Option<&Arc<Ingester>>, querier: Option<&Arc<dyn Querier>>) ->
     });
     let queriers = querier.map(|q| Member { name: ALONE.into(), service: q.clone() });
     View::new(ingesters.into_iter().collect(), queriers.into_iter().collect(), 1)
+}
+
+/// The tables of the archive. Their store is not in the metrics: its instruments would have the names of the other one's.
+async fn open_archive(place: &Storage, config: &CatalogConfig) -> Result<Arc<Catalog>> {
+    let registry = Registry::new();
+    let store = store::open(&place.store(), &registry).await.context("compactor.archive")?;
+    tracing::info!(place = place.place(), "archiving what expires");
+    Ok(Arc::new(Catalog::new(config, store, "", &registry)?))
 }
 
 /// Finds tables that something else has written before entries are taken in that could never be flushed. On a bucket

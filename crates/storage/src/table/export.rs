@@ -77,7 +77,12 @@ impl Catalog {
         Ok(exported)
     }
 
-    async fn copy_block(&self, tenant: &TenantId, block: &BlockEntry, target: &Self) -> Result<NewBlock> {
+    /// Copies the file of a block as it is to the tenant's table of `target`, under the same path. No commit names it there
+    /// yet.
+    ///
+    /// # Errors
+    /// When a store fails.
+    pub async fn copy_block(&self, tenant: &TenantId, block: &BlockEntry, target: &Self) -> Result<NewBlock> {
         let location = self.location(tenant, &block.path);
         let mut upload = target.begin_block(tenant, &block.path, PART_BYTES);
         let mut at = 0;
