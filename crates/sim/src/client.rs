@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use skald_model::{Direction, Kind, Result, Timestamp};
+use skald_model::{Direction, Kind, Result, TimeRange, Timestamp};
 use skald_rpc::DeleteRequests as _;
 use skald_rpc::deletes::NewDelete;
-use skald_rpc::frontend::{InstantQuery, QueryData, RangeQuery};
+use skald_rpc::frontend::{InstantQuery, MetadataRequest, QueryData, RangeQuery};
 use skald_rpc::{Distributor as _, QueryFrontend as _};
 
 use crate::cluster::Cluster;
@@ -41,7 +41,7 @@ impl Cluster {
 
     /// Pushes entries through a distributor, and remembers what that makes true.
     pub async fn push(&self, distributor: usize, entries: &[Entry]) -> Result<()> {
-        self.0.history.lock().begin(entries);
+        self.0.history.lock().begin(entries, self.now());
         let outcome = self.0.distributors[distributor].push(&self.0.tenant, push_of(entries)).await;
         let numbers: Vec<u64> = entries.iter().map(|e| e.number).collect();
         match &outcome {
@@ -62,6 +62,15 @@ impl Cluster {
         outcome
     }
 
+    /// Asks to delete all of one of [`APPS`], and takes note of what has to be gone from then on.
+    pub async fn delete_app(&self, app: usize) -> Result<()> {
+        let certain = self.0.history.lock().begin_delete(app, self.now());
+        let outcome = self.delete(&format!("{{app=\"{}\"}}", APPS[app])).await;
+        let gone = if outcome.is_ok() { &certain[..] } else { &[] };
+        self.0.history.lock().end_delete(app, gone, self.now());
+        outcome.map(drop)
+    }
+
     /// Takes a request to delete back.
     pub async fn cancel_delete(&self, id: &str) -> Result<()> {
         note!(self.0.trace, "cancel delete {id}");
@@ -70,7 +79,7 @@ impl Cluster {
 
     /// Asks for all entries, and checks the answer.
     pub async fn query(&self, direction: Direction, limit: usize) -> Result<Vec<Entry>> {
-        let before = self.0.history.lock().acknowledged();
+        let (before, gone) = self.known();
         let now = self.now();
         let query = RangeQuery {
             tenant: self.0.tenant.clone(),
@@ -100,7 +109,7 @@ impl Cluster {
             }
         }
         note!(self.0.trace, "query of {direction:?} {limit} has {} entries", answer.len());
-        let asked = Asked { before, direction, limit };
+        let asked = Asked { before, gone, direction, limit };
         let verdict = promise_2_seen_exactly_once(&self.0.history.lock(), &asked, &answer);
         self.check(verdict);
         Ok(answer)
@@ -108,7 +117,7 @@ impl Cluster {
 
     /// Counts all entries by stream, and checks the answer.
     pub async fn count(&self) -> Result<BTreeMap<String, u64>> {
-        let before = self.0.history.lock().acknowledged();
+        let (before, gone) = self.known();
         let time = self.now() + 60 * SECOND;
         let query = InstantQuery {
             tenant: self.0.tenant.clone(),
@@ -133,9 +142,33 @@ impl Cluster {
         note!(self.0.trace, "count has {counts:?}");
         // A range of `count_over_time` is open at its begin.
         let range = (time - LOOK_BACK + 1, time);
-        let verdict = promise_2_counted_exactly_once(&self.0.history.lock(), &before, range, &counts);
+        let verdict =
+            promise_2_counted_exactly_once(&self.0.history.lock(), (&before, &gone), range, &counts);
         self.check(verdict);
         Ok(counts)
+    }
+
+    /// Asks which of [`APPS`] have entries.
+    pub async fn apps(&self) -> Result<Vec<String>> {
+        let request = MetadataRequest {
+            tenant: self.0.tenant.clone(),
+            // Always the same, so that an answer may be remembered.
+            range: TimeRange::new(self.0.setup.start - LOOK_BACK, self.0.setup.start + 24 * LOOK_BACK),
+            selectors: Vec::new(),
+        };
+        let streams = self.0.frontend.series(request).await?;
+        let mut apps: Vec<String> =
+            streams.iter().filter_map(|s| s.labels.get("app").map(str::to_owned)).collect();
+        apps.sort_unstable();
+        apps.dedup();
+        note!(self.0.trace, "apps are {apps:?}");
+        Ok(apps)
+    }
+
+    /// What was acknowledged and what is gone by now.
+    fn known(&self) -> (Vec<u64>, Vec<u64>) {
+        let history = self.0.history.lock();
+        (history.acknowledged(), history.gone())
     }
 
     fn answered<T>(&self, response: T) -> T {

@@ -61,6 +61,8 @@ pub struct Setup {
     pub members: Vec<&'static str>,
     /// Bytes of memory that each ingester has for entries.
     pub memory_budget: u64,
+    /// After how long entries expire; zero for never.
+    pub retention: Duration,
     /// How often what is written to the object store is under way for seconds.
     pub slow_puts: f64,
     /// What goes wrong in the object store while its faults are on.
@@ -75,6 +77,7 @@ impl Default for Setup {
             start: 1_768_608_000_000_000_000,
             members: vec!["a", "b", "c"],
             memory_budget: 8 << 20,
+            retention: Duration::ZERO,
             slow_puts: 0.0,
             faults: FaultConfig {
                 error: 0.06,
@@ -170,6 +173,7 @@ impl Cluster {
         let store = Arc::new(InMemory::new());
         let limits = Limits {
             max_entries_limit_per_query: 1 << 20,
+            retention_period: i64::try_from(setup.retention.as_nanos()).unwrap_or(i64::MAX),
             // Out of order entries are refused by some and taken by others: see the ingester's configuration.
             ..Limits::default()
         };
@@ -191,8 +195,11 @@ impl Cluster {
         let querier = Querier::new(&config, memory.clone(), catalog.clone(), &caches, &registry)
             .expect("a new registry");
         let dyn_limits: Arc<dyn TenantLimits> = Arc::new(limits.clone());
-        let config =
-            skald_frontend::Config { ingester_timeout: Duration::from_secs(4), ..Default::default() };
+        let config = skald_frontend::Config {
+            ingester_timeout: Duration::from_secs(4),
+            retention_enabled: !setup.retention.is_zero(),
+            ..Default::default()
+        };
         let (reader_clock, view) = (Arc::new(clock.beside()), views[DISTRIBUTORS.len()].1.clone());
         let frontend = Frontend::new(
             &config,

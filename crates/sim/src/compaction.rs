@@ -30,6 +30,7 @@ impl Cluster {
         let clock: Arc<dyn Clock> = Arc::new(self.0.clock.beside());
         let removal = skald_removal::Config {
             delete_request_cancel_period: CANCEL_PERIOD,
+            retention_enabled: !self.0.setup.retention.is_zero(),
             ..skald_removal::Config::default()
         };
         let limits = Arc::new(self.0.limits.clone());

@@ -9,10 +9,11 @@ use crate::history::{Entry, History};
 /// What an invariant says.
 pub type Verdict = Result<(), String>;
 
-/// An acknowledged push is never lost: everything acknowledged is in the table in the end.
+/// An acknowledged push is never lost: everything acknowledged that no delete request is about is in the table in the end.
 pub fn promise_1_acknowledged_is_never_lost(history: &History, stored: &[Entry]) -> Verdict {
     let stored: BTreeSet<u64> = stored.iter().map(|e| e.number).collect();
-    let lost: Vec<u64> = history.acknowledged().into_iter().filter(|n| !stored.contains(n)).collect();
+    let is_lost = |n: &u64| history.stays(*n) && !stored.contains(n);
+    let lost: Vec<u64> = history.acknowledged().into_iter().filter(is_lost).collect();
     match lost.is_empty() {
         true => Ok(()),
         false => Err(format!("promise_1_acknowledged_is_never_lost: the table lacks {lost:?}")),
@@ -24,6 +25,8 @@ pub fn promise_1_acknowledged_is_never_lost(history: &History, stored: &[Entry])
 pub struct Asked {
     /// What was acknowledged before it began.
     pub before: Vec<u64>,
+    /// What was deleted before it began.
+    pub gone: Vec<u64>,
     /// Its order.
     pub direction: Direction,
     /// Its limit.
@@ -31,7 +34,7 @@ pub struct Asked {
 }
 
 /// A query sees every acknowledged entry exactly once: it has what was acknowledged before it began, nothing twice, and
-/// nothing that nobody pushed, in its order.
+/// nothing that nobody pushed or that was deleted before it began, in its order.
 pub fn promise_2_seen_exactly_once(history: &History, asked: &Asked, answer: &[Entry]) -> Verdict {
     let broken = |what: String| Err(format!("promise_2_seen_exactly_once: {what}"));
     let mut seen = BTreeSet::new();
@@ -42,6 +45,11 @@ pub fn promise_2_seen_exactly_once(history: &History, asked: &Asked, answer: &[E
         if !seen.insert(entry.number) {
             return broken(format!("{entry:?} is there twice"));
         }
+    }
+    let still_gone = history.gone();
+    let is_gone = |n: &&u64| asked.gone.binary_search(n).is_ok() && still_gone.binary_search(n).is_ok();
+    if let Some(number) = seen.iter().find(is_gone) {
+        return broken(format!("entry {number} was deleted"));
     }
     let later = |a: Timestamp, b: Timestamp| match asked.direction {
         Direction::Forward => a > b,
@@ -54,18 +62,19 @@ pub fn promise_2_seen_exactly_once(history: &History, asked: &Asked, answer: &[E
     let last = answer.last().filter(|_| answer.len() >= asked.limit).map(|e| e.timestamp);
     let reached = |timestamp| last.is_none_or(|last| later(last, timestamp));
     let must = asked.before.iter().map(|number| history.entries()[*number as usize].entry);
-    let lacking: Vec<u64> =
-        must.filter(|e| reached(e.timestamp) && !seen.contains(&e.number)).map(|e| e.number).collect();
+    let lacking = |e: &Entry| history.stays(e.number) && reached(e.timestamp) && !seen.contains(&e.number);
+    let lacking: Vec<u64> = must.filter(lacking).map(|e| e.number).collect();
     match lacking.is_empty() {
         true => Ok(()),
         false => broken(format!("a query of {} entries lacks {lacking:?}", answer.len())),
     }
 }
 
-/// The same of counts: each stream counts at least what was acknowledged before, and at most what was pushed.
+/// The same of counts: each stream counts at least what was acknowledged before, and at most what was pushed and is not
+/// gone.
 pub fn promise_2_counted_exactly_once(
     history: &History,
-    before: &[u64],
+    before: (&[u64], &[u64]),
     range: (Timestamp, Timestamp),
     counts: &BTreeMap<String, u64>,
 ) -> Verdict {
@@ -107,6 +116,15 @@ pub fn compacted_stores_each_entry_once(stored: &[Entry]) -> Verdict {
     match stored.iter().find(|e| !seen.insert(e.number)) {
         None => Ok(()),
         Some(entry) => Err(format!("compacted_stores_each_entry_once: {entry:?} is there twice")),
+    }
+}
+
+/// Deletes are carried out: in the end the table has nothing that they are about.
+pub fn deletes_are_carried_out(history: &History, stored: &[Entry]) -> Verdict {
+    let gone = history.gone();
+    match stored.iter().find(|e| gone.binary_search(&e.number).is_ok()) {
+        None => Ok(()),
+        Some(entry) => Err(format!("deletes_are_carried_out: the table still has {entry:?}")),
     }
 }
 

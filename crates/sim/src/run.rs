@@ -11,8 +11,8 @@ use crate::compaction::{SLICE, settle_after};
 use crate::history::{APPS, Entry};
 use crate::network::Weather;
 use crate::promises::{
-    compacted_stores_each_entry_once, promise_1_acknowledged_is_never_lost, promise_3_what_is_stored_is_open,
-    promise_4_memory_is_bounded, steady_state_stores_one_copy,
+    compacted_stores_each_entry_once, deletes_are_carried_out, promise_1_acknowledged_is_never_lost,
+    promise_3_what_is_stored_is_open, promise_4_memory_is_bounded, steady_state_stores_one_copy,
 };
 use crate::trace::note;
 use crate::{NO_LIMIT, dice, simulate};
@@ -22,6 +22,8 @@ const SECOND: i64 = 1_000_000_000;
 const NEARLY_MIDNIGHT: i64 = (1_768_608_000 - 60) * SECOND;
 /// Events from this number on are compactions.
 const COMPACTION: u64 = 112;
+/// Events from this number on are deletes.
+const DELETION: u64 = 119;
 /// Simulated time after which a run hangs.
 const LONGEST: Duration = Duration::from_secs(4 * 3600);
 
@@ -53,6 +55,9 @@ pub fn run(seed: u64, prints: bool) -> Outcome {
         };
         let cluster = Box::pin(Cluster::start(setup)).await;
         note!(cluster.0.trace, "{character:?}");
+        if character.clocks_lie {
+            cluster.0.history.lock().clocks_lie();
+        }
         let driver = Driver { cluster: cluster.clone(), character };
         let work = Box::pin(async {
             driver.live().await;
@@ -85,6 +90,8 @@ struct Character {
     is_calm: bool,
     /// Whether a disk may be lost.
     may_lose: bool,
+    /// Whether the clocks of distributors may be wrong.
+    clocks_lie: bool,
 }
 
 impl Character {
@@ -95,6 +102,7 @@ impl Character {
             steps: 25 + dice::below(35),
             is_calm: dice::chance(0.12),
             may_lose: dice::chance(0.3),
+            clocks_lie: dice::chance(0.4),
         }
     }
 }
@@ -112,7 +120,7 @@ impl Driver {
                 if dice::chance(0.12) { dice::between(15_000, 40_000) } else { dice::between(20, 2500) };
             tokio::time::sleep(pause).await;
             let cluster = self.cluster.clone();
-            let what = if self.character.is_calm { dice::below(70) } else { dice::below(120) };
+            let what = if self.character.is_calm { dice::below(70) } else { dice::below(122) };
             let what = if self.character.is_calm && what >= 66 { COMPACTION } else { what };
             match what {
                 0..=43 => self.push(),
@@ -154,8 +162,14 @@ impl Driver {
                     lost_answers: dice::below(15) as f64 / 100.0,
                     slow: dice::below(20) as f64 / 100.0,
                 }),
-                104..=105 => {
-                    cluster.distributor_clock().deviate(dice::below(50 * SECOND as u64) as i64 - 25 * SECOND);
+                104..=105 if self.character.clocks_lie => {
+                    let deviation = dice::below(50 * SECOND as u64) as i64 - 25 * SECOND;
+                    note!(
+                        cluster.0.trace,
+                        "clocks of distributors are wrong by {} ms",
+                        deviation / 1_000_000
+                    );
+                    cluster.distributor_clock().deviate(deviation);
                 }
                 106..=107 if !has_joined => {
                     has_joined = true;
@@ -174,6 +188,10 @@ impl Driver {
                         cluster.lose(&name).await;
                     }
                 }
+                DELETION.. => self.spawn(|cluster| async move {
+                    // Whoever is refused may try again; what it was about is unsure then.
+                    drop(cluster.delete_app(dice::index(APPS.len())).await);
+                }),
                 COMPACTION.. => self.spawn(|cluster| async move {
                     let name = ["compactor-0", "compactor-1"][dice::index(2)];
                     let patience = if dice::chance(0.5) { dice::between(50, 3000) } else { LONGEST };
@@ -290,6 +308,7 @@ impl Driver {
         let stored = stored.unwrap_or_default();
         cluster.check(promise_1_acknowledged_is_never_lost(&history, &stored));
         cluster.check(compacted_stores_each_entry_once(&stored));
+        cluster.check(deletes_are_carried_out(&history, &stored));
     }
 
     async fn must_answer(&self, when: &str) {

@@ -283,6 +283,41 @@ fn rule_6_a_delete_that_is_taken_back_leaves_everything() {
     });
 }
 
+/// Rule 10. What is remembered of the table names the version, what is deleted, and what has expired. Taken out by leaving
+/// each of them out (`Key` of `frontend/src/remembered.rs`): without the version what was flushed later was lacking, without
+/// the others what had expired was shown.
+#[test]
+fn rule_10_what_is_remembered_names_what_it_depends_on() {
+    scenario(16, || async {
+        // An hour after midnight, so that all is of one day.
+        let start = Setup::default().start + 3600 * SECOND;
+        let setup = Setup { start, retention: Duration::from_secs(300), ..Setup::default() };
+        let cluster = Box::pin(Cluster::start(setup)).await;
+        // Blocks of the same times, so that questions do not differ by those.
+        let (old, new) = (cluster.now() - 200 * SECOND, cluster.now());
+        let rounds: [(&[usize], &[usize], &[&str]); 2] = [
+            (&[0, 2], &[3, 4, 5], &["a", "c", "d", "e", "f"]),
+            (&[1], &[5], &["a", "b", "c", "d", "e", "f"]),
+        ];
+        for (olds, news, known) in rounds {
+            let at = |apps: &[usize], time| apps.iter().map(|app| cluster.new_entry_at(*app, time)).collect();
+            let entries: [Vec<Entry>; 2] = [at(olds, old), at(news, new)];
+            cluster.push(0, &entries.concat()).await.expect("an acknowledgement");
+            flush_all(&cluster).await;
+            for _ in 0..2 {
+                assert_eq!(cluster.apps().await.expect("an answer"), known);
+            }
+        }
+        let id = cluster.delete(r#"{app="b"}"#).await.expect("an acceptance");
+        assert_eq!(cluster.apps().await.expect("an answer"), ["a", "c", "d", "e", "f"]);
+        cluster.cancel_delete(&id).await.expect("a cancellation");
+        assert_eq!(cluster.apps().await.expect("an answer"), ["a", "b", "c", "d", "e", "f"]);
+        // Nothing is written any more, and the table stays at its version.
+        sleep(200.0).await;
+        assert_eq!(cluster.apps().await.expect("an answer"), ["d", "e", "f"]);
+    });
+}
+
 /// Everything is in the table; queries may have been right not to show it.
 async fn all_is_stored_after_a_delete(cluster: &Cluster) {
     let stored = cluster.stored().await.expect("blocks that can be read");
@@ -397,8 +432,8 @@ fn a_lost_disk_loses_nothing() {
 }
 
 /// Rule 1. Two compactors that believe the same, while entries are flushed and asked for. Taken out by letting rewrites
-/// forget which snapshot they began with (`snapshot.txn(REWRITES) != self.base.txn(REWRITES)` in
-/// `storage/src/table/commit.rs`), which is found by the tests of the table; here it is held that answers stay right.
+/// commit whatever has changed since the snapshot that they began with (`Standing::Conflict` in `RewriteCommit::standing` of
+/// `storage/src/table/commit.rs`): the table had entries twice.
 #[test]
 fn rule_1_compactors_exclude_each_other() {
     scenario(12, || async {
