@@ -1,7 +1,5 @@
 //! What is known of whole blocks without opening them.
 
-use std::sync::Arc;
-
 use skald_model::{MatchOp, Matcher, Selector, TimeRange, Timestamp};
 use skald_storage::block::BlockSummary;
 use skald_storage::table::BlockEntry;
@@ -46,35 +44,6 @@ impl Removals {
             concern = Concern::Some;
         }
         concern
-    }
-
-    /// The generations of the requests that are about a block and have not been carried out on it.
-    pub fn concerning(&self, block: &BlockEntry) -> Vec<u64> {
-        self.deletes.iter().filter(|d| d.is_due(block)).map(|d| d.rule.generation).collect()
-    }
-
-    /// What a block that is made of `blocks` has to tell in [`deletes`](skald_storage::table::BlockOrigin::deletes) when
-    /// all requests up to generation `carried` are carried out on the way; `None` if these blocks must not be merged,
-    /// because then what came after a request would be taken for what it is about. These must be all requests there are.
-    ///
-    /// The block was received from the least `received_min` on, where 0 is less than any.
-    pub fn merged(&self, blocks: &[&BlockEntry], carried: u64) -> Option<u64> {
-        let generation = blocks.iter().map(|b| b.origin.deletes).fold(carried, u64::max);
-        let is_divided = |delete: &Arc<Delete>| {
-            let rule = &delete.rule;
-            if rule.generation <= carried {
-                return false;
-            }
-            if rule.generation <= generation {
-                // The block would say that it has been carried out on all of them.
-                return blocks.iter().any(|b| delete.is_due(b));
-            }
-            let has = |b: &&&BlockEntry| b.summary.may_hold(&delete.query.selector, rule.range);
-            let before = blocks.iter().any(|b| b.origin.received_min <= rule.accepted);
-            let after = blocks.iter().filter(has).any(|b| b.origin.received_min > rule.accepted);
-            before && after
-        };
-        (!self.deletes.iter().any(is_divided)).then_some(generation)
     }
 
     /// The earliest and the latest time before which streams of the block may have expired.

@@ -12,6 +12,7 @@ use skald_storage::table::BlockOrigin;
 use proptest::prelude::*;
 
 use super::*;
+use crate::rewrite::AtRewrite;
 
 /// A block with these values of `app`, and others that are too many to be listed under `pod`.
 fn block(apps: &[&str], times: (i64, i64), origin: BlockOrigin, size: u64) -> BlockEntry {
@@ -63,11 +64,14 @@ fn deletes_take_a_block_if_they_are_sure_to_take_all_of_it() {
 #[test]
 fn what_is_carried_out_or_came_later_is_not_due() {
     let removals = with(vec![delete(3, 100, (0, 30), "{}"), delete(5, 40, (0, 30), "{}")]);
-    let concerning = |origin| removals.concerning(&block(&["a"], (10, 20), origin, 1));
-    assert_eq!(concerning(received(30, 0)), [3, 5]);
-    assert_eq!(concerning(received(50, 0)), [3], "came after the second");
-    assert_eq!(concerning(received(30, 3)), [5], "the first is done");
-    assert_eq!(concerning(received(101, 0)), [] as [u64; 0]);
+    let due = |origin| {
+        let block = block(&["a"], (10, 20), origin, 1);
+        removals.deletes.iter().filter(|d| d.is_due(&block)).map(|d| d.rule.generation).collect::<Vec<_>>()
+    };
+    assert_eq!(due(received(30, 0)), [3, 5]);
+    assert_eq!(due(received(50, 0)), [3], "came after the second");
+    assert_eq!(due(received(30, 3)), [5], "the first is done");
+    assert_eq!(due(received(101, 0)), [] as [u64; 0]);
     assert_eq!(removals.block(&block(&["a"], (10, 20), received(50, 3), 1)), Concern::Nothing);
 }
 
@@ -131,7 +135,7 @@ fn model() -> impl Strategy<Value = Model> {
 }
 
 proptest! {
-    /// After a merge the same rows are seen as before, whichever there are.
+    /// After a merge of blocks of one group the same rows are seen as before, whichever there are.
     #[test]
     fn merged_blocks_show_what_they_showed_apart(
         models in prop::collection::vec(model(), 2..4),
@@ -143,10 +147,15 @@ proptest! {
             let query = app.map_or("{}".to_owned(), |a| format!(r#"{{app="{}"}}"#, APPS[a]));
             delete(generation, *accepted, (*start, start + length), &query)
         });
-        let removals = with(deletes.collect());
+        let (done, pending): (Vec<_>, Vec<_>) = deletes.partition(|d| d.rule.generation <= carried);
+        let rewrite = AtRewrite { done: Arc::new(with(done)), pending: pending.into_iter().map(Arc::new).collect(), ..AtRewrite::default() };
         let blocks: Vec<BlockEntry> = models.iter().map(entry).collect();
-        let all: Vec<&BlockEntry> = blocks.iter().collect();
-        let Some(generation) = removals.merged(&all, carried) else { return Ok(()) };
+        if blocks.windows(2).any(|pair| rewrite.group(&pair[0]) != rewrite.group(&pair[1])) {
+            return Ok(());
+        }
+        // As `rewrite_into` of the storage has it.
+        let inherited = blocks.iter().map(|b| b.origin.deletes).min().unwrap();
+        let generation = carried.max(inherited);
         let min = models.iter().map(|m| m.2).min().unwrap();
         let takes = |generation: u64, min: i64, deletes: u64, app: usize, time: i64| {
             let (of, (start, length), accepted) = &rules[generation as usize - 1];
@@ -165,17 +174,4 @@ proptest! {
             }
         }
     }
-}
-
-#[test]
-fn blocks_from_before_and_after_a_request_are_merged_if_it_is_not_about_them_or_carried_out() {
-    let removals = with(vec![delete(3, 100, (0, 30), r#"{app="a"}"#)]);
-    let of = |app: &str, min: i64| block(&[app], (10, 20), received(min, 0), 1);
-    let merged = |blocks: [BlockEntry; 2], carried| removals.merged(&[&blocks[0], &blocks[1]], carried);
-    assert_eq!(merged([of("a", 50), of("a", 150)], 2), None);
-    assert_eq!(merged([of("a", 50), of("a", 150)], 3), Some(3), "it is carried out");
-    assert_eq!(merged([of("a", 50), of("a", 60)], 0), Some(0));
-    assert_eq!(merged([of("b", 50), of("b", 150)], 0), Some(0));
-    assert_eq!(merged([of("b", 50), of("a", 150)], 0), None, "together they would look like old ones of a");
-    assert_eq!(merged([of("a", 50), of("b", 150)], 0), Some(0));
 }
