@@ -112,11 +112,10 @@ impl Compactor {
         }
         let jobs: Vec<Job> = groups.values().flat_map(|blocks| plan(blocks, now, &rules)).collect();
         let merged: BTreeSet<&str> = jobs.iter().flat_map(Job::inputs).map(|b| b.path.as_str()).collect();
-        // What is merged anyway loses what has to go by the way.
-        let alone = usable.iter().filter(|b| {
-            let settled = b.origin.pushes.is_none() || b.origin.received_max + rules.settle <= now;
-            settled && removals.rewrite.contains(&b.path) && !merged.contains(b.path.as_str())
-        });
+        // What is merged anyway loses what has to go by the way. What is rewritten alone keeps its list of pushes, so it does
+        // not have to wait until nobody needs that.
+        let due: BTreeSet<&str> = removals.rewrite.iter().map(String::as_str).collect();
+        let alone = usable.iter().filter(|b| due.contains(&*b.path) && !merged.contains(b.path.as_str()));
         let mut tasks: Vec<Task> = alone.map(|block| self.rewrite_alone(block)).collect();
         tasks.extend(jobs.into_iter().map(|job| self.merge(job)));
         tasks
@@ -159,7 +158,7 @@ impl Compactor {
         Task { reason, runs: job.runs, options }
     }
 
-    /// A block that is not merged keeps its place among those of its run.
+    /// A block that is not merged keeps its place among those of its run, and its list of pushes.
     fn rewrite_alone(&self, block: &Arc<BlockEntry>) -> Task {
         let options = RewriteOptions {
             block: BlockOptions::default(),

@@ -268,6 +268,29 @@ fn rule_6_what_is_deleted_leaves_the_table() {
     });
 }
 
+/// Rule 6, and written once. A delete is carried out on blocks whose lists of pushes a replica still needs, and it finds them
+/// afterwards. Taken out by rewriting without the list (`keeps_list` of `storage/src/rewrite/mod.rs`): the replica wrote
+/// its copies again.
+#[test]
+fn rule_6_deletes_do_not_wait_for_lists() {
+    scenario(17, || async {
+        let cluster = start().await;
+        cluster.push(0, &cluster.one_for_each()).await.expect("an acknowledgement");
+        cluster.freeze("c", true);
+        let flushes = ["a", "b"].map(|name| cluster.flush(name));
+        let _ = tokio::time::timeout(Duration::from_secs(8), futures::future::join_all(flushes)).await;
+        cluster.delete_app(1).await.expect("an acceptance");
+        sleep(31.0).await;
+        assert!(cluster.compact("compactor-0", settle_after(), Duration::from_secs(600)).await);
+        let stored = cluster.stored().await.expect("blocks that can be read");
+        assert!(stored.iter().all(|e| e.app != 1), "{stored:?}");
+        cluster.freeze("c", false);
+        flush_all(&cluster).await;
+        all_is_stored_once(&cluster).await;
+        assert_eq!(see_all(&cluster).await, 5);
+    });
+}
+
 /// Rule 6. What is taken back in time was never gone. Taken out as `rule_6_deletes_stay_deleted`.
 #[test]
 fn rule_6_a_delete_that_is_taken_back_leaves_everything() {

@@ -46,7 +46,8 @@ pub struct RewriteOptions {
     pub slice: i64,
     /// Level of what is written.
     pub level: u8,
-    /// The run and the part of a block that takes the place of another one; else the rewrite is a run of its own.
+    /// The run and the part of a block that takes the place of another one in its table, and keeps its list of pushes; else
+    /// the rewrite is a run of its own.
     pub place: Option<(u64, u32)>,
     /// Who writes.
     pub writer: String,
@@ -182,6 +183,11 @@ impl Rewrite<'_> {
         let options = MergeOptions { range: if whole { TimeRange::ALL } else { range }, ..options };
         let keeps = inputs.iter().map(|b| self.keep_of(b)).collect();
         let mut merge = Box::new(Merge::new(numbered, keeps, options));
+        if let [block] = &inputs[..]
+            && self.keeps_list()
+        {
+            merge.set_pushes(self.catalog.pushes(self.tenant, block).await?);
+        }
         let mut upload = None;
         loop {
             let went_on = step(merge).await.map_err(|e| self.unreadable(&inputs, &e))?;
@@ -217,6 +223,11 @@ impl Rewrite<'_> {
         Ok(())
     }
 
+    /// Whether a list of pushes that the input has is kept: who needs it looks for it in this table.
+    fn keeps_list(&self) -> bool {
+        self.options.place.is_some() && std::ptr::eq(self.catalog, self.target)
+    }
+
     fn keep_of(&self, block: &Arc<BlockEntry>) -> KeepStream {
         let (keep, block) = (self.keep.clone(), block.clone());
         Box::new(move |labels, min_ts, max_ts| keep.stream(&block.origin, labels, min_ts, max_ts))
@@ -233,7 +244,7 @@ impl Rewrite<'_> {
             path,
             date: self.date,
             summary: block.summary,
-            origin: BlockOrigin { part, ..self.origin.clone() },
+            origin: BlockOrigin { part, pushes: block.pushes, ..self.origin.clone() },
             stream_ids: Some(block.stream_ids),
         });
     }

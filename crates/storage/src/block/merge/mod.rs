@@ -111,6 +111,8 @@ pub struct MergedBlock {
     pub summary: super::BlockSummary,
     /// Its least and greatest stream id as the signed column has them.
     pub stream_ids: (i64, i64),
+    /// Where its list of pushes lies, if it has one.
+    pub pushes: Option<super::PushesPlace>,
 }
 
 /// What a merge has done.
@@ -186,6 +188,11 @@ impl Merge {
     /// What was done so far.
     pub fn stats(&self) -> MergeStats {
         self.stats
+    }
+
+    /// Gives the first block that is written a list of pushes.
+    pub fn set_pushes(&mut self, pushes: super::PushList) {
+        self.output.set_pushes(pushes);
     }
 
     /// Hands in the end of an input that a step asked for.

@@ -7,6 +7,7 @@ use skald_model::{EntryHash, Labels, LabelsRef, StreamId, Timestamp};
 
 use super::{MergeOptions, MergeStep, MergedBlock};
 use crate::block::error::Result;
+use crate::block::pushes::PushList;
 use crate::block::writer::{BlockOptions, BlockWriter};
 
 /// Rows of one time that are compared one by one; of more a set is kept.
@@ -26,6 +27,8 @@ pub(super) struct Output {
     stream: Option<(Labels, StreamId)>,
     seen: Seen,
     steps: VecDeque<MergeStep>,
+    /// For the first block.
+    pushes: PushList,
 }
 
 /// A block in the making.
@@ -90,7 +93,13 @@ impl Output {
             stream: None,
             seen: Seen::default(),
             steps: VecDeque::new(),
+            pushes: PushList::default(),
         }
+    }
+
+    /// Gives the first block a list of pushes.
+    pub(super) fn set_pushes(&mut self, pushes: PushList) {
+        self.pushes = pushes;
     }
 
     /// What has to be done with the output next, if anything.
@@ -171,7 +180,10 @@ impl Output {
 
     /// Completes the block in the making, if there is one.
     pub(super) fn finish(&mut self) -> Result<()> {
-        let Some(Writing { writer, stream_ids, rows, .. }) = self.writer.take() else { return Ok(()) };
+        let Some(Writing { mut writer, stream_ids, rows, .. }) = self.writer.take() else { return Ok(()) };
+        if rows > 0 {
+            writer.set_pushes(std::mem::take(&mut self.pushes));
+        }
         let finished = writer.finish()?;
         if rows == 0 {
             return Ok(());
@@ -180,7 +192,7 @@ impl Output {
             self.steps.push_back(MergeStep::Output(finished.output));
         }
         let stream_ids = stream_ids.unwrap_or_default();
-        let block = MergedBlock { summary: finished.summary, stream_ids };
+        let block = MergedBlock { summary: finished.summary, stream_ids, pushes: finished.pushes };
         self.steps.push_back(MergeStep::Block(Box::new(block)));
         Ok(())
     }
