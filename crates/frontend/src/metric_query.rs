@@ -14,7 +14,7 @@ use skald_model::{Error, Limits, QueryStats, Result, StreamId, TenantId, TimeRan
 use skald_rpc::frontend::{
     InstantQuery, MetadataRequest, QueryData, QueryResponse, RangeQuery, Series, wants_partial_results,
 };
-use skald_rpc::ingester::{HeldStreams, IdentitiesRequest, StreamInfo, StreamsRequest};
+use skald_rpc::ingester::{HeldStreams, IdentitiesRequest, StreamInfo, StreamsRequest, check_identities};
 use skald_rpc::memory::QueryShare;
 use skald_rpc::querier::{BlockIdentitiesRequest, MetricResult, MetricTask};
 use skald_rpc::{Ingester, Querier};
@@ -387,13 +387,7 @@ impl Job<'_> {
             let mut compared = compared.lock();
             compared.1 += identities.len();
             compared.0.entry(side).or_default().extend(identities);
-            if compared.1 > COMPARED_MAX {
-                return Err(Error::invalid(format!(
-                    "more than {COMPARED_MAX} entries of the same streams and times lie in several places and would have \
-                     to be compared; narrow the query's time range or its selector, or flush"
-                )));
-            }
-            Ok(())
+            check_identities(compared.1, COMPARED_MAX)
         };
         let of = |side| plan.compared.get(&side).map_or_else(Vec::new, |s| replicas::requests(s));
         let table = async {

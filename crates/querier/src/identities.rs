@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use skald_model::{EntryHash, Error, Result, Selector, StreamId};
-use skald_rpc::ingester::IDENTITIES_MAX;
+use skald_model::{EntryHash, Result, Selector, StreamId};
+use skald_rpc::ingester::{IDENTITIES_MAX, check_identities};
 use skald_rpc::querier::BlockIdentitiesRequest;
 use skald_storage::block::{PreparedPredicate, ScanBuffers, ScanRequest, plan_scan, scan_pages};
 
@@ -72,12 +72,7 @@ pub(crate) async fn run(
                 outcome.map(|()| (plan, found, sift))
             };
             ((plan, found, sift), _) = querier.pool.run(work).await?;
-            if found.len() > IDENTITIES_MAX {
-                return Err(Error::invalid(format!(
-                    "more than {IDENTITIES_MAX} entries of the same streams and times lie in several places and would have \
-                     to be compared; narrow the query's time range or its selector"
-                )));
-            }
+            check_identities(found.len(), IDENTITIES_MAX)?;
         }
     }
     Ok(found.into_iter().collect())

@@ -13,6 +13,7 @@ use skald_logql::Expr;
 use skald_logql::metric::{MetricQuery, Partial, RangeLeaf, RangeObserver, Steps};
 use skald_model::{EntryHash, Error, Labels, QueryStats, Result, TenantId, TimeRange};
 use skald_removal::{Removals, RowRules};
+use skald_rpc::ingester::{IDENTITIES_MAX, check_identities};
 use skald_rpc::memory::{QueryShare, STEP_BYTES};
 use skald_rpc::querier::{BlockRef, MetricResult, MetricTask};
 use skald_storage::block::{
@@ -27,8 +28,6 @@ use crate::{ACCEPTED, Querier};
 
 /// Compressed bytes of lines that are fetched and scanned in one go.
 pub(crate) const PART_BYTES: u64 = 4 << 20;
-/// Entries of overlapping streams whose identities are remembered at a time; each takes some 40 bytes.
-const IDENTITIES_MAX: usize = 2_000_000;
 /// Entries between two looks at what the state takes.
 const MEASURED_ROWS: u64 = 1024;
 
@@ -271,12 +270,7 @@ impl Job {
                     Ok((work, seen, zones))
                 };
                 ((work, seen, zones), _) = querier.pool.run(scan).await?;
-                if seen.len() > IDENTITIES_MAX {
-                    return Err(Error::invalid(format!(
-                        "more than {IDENTITIES_MAX} entries of streams that several blocks hold over the same times would \
-                         have to be compared; narrow the query's time range or its selector"
-                    )));
-                }
+                check_identities(seen.len(), IDENTITIES_MAX)?;
                 if stats.block_bytes + work.stats.block_bytes > task.max_bytes {
                     return Err(crate::over_budget(stats.block_bytes + work.stats.block_bytes));
                 }

@@ -67,8 +67,22 @@ pub struct IdentitiesRequest {
     pub removals: Option<Arc<RemovalSpec>>,
 }
 
-/// Most entries whose identities one request tells.
+/// Most entries whose identities one request tells, or one task compares.
 pub const IDENTITIES_MAX: usize = 2_000_000;
+
+/// Checks that no more than `max` entries are compared by identity.
+///
+/// # Errors
+/// `Kind::InvalidArgument`, in words for whoever asked the query.
+pub fn check_identities(count: usize, max: usize) -> Result<()> {
+    if count <= max {
+        return Ok(());
+    }
+    Err(skald_model::Error::invalid(format!(
+        "more than {max} entries of the same streams and times lie in several places and would have to be compared; narrow \
+         the query's time range or its selector, or wait until they are flushed and compacted"
+    )))
+}
 
 /// The streams that an ingester holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use skald_model::{EntryHash, Error, Result, StreamId};
-use skald_rpc::ingester::{IDENTITIES_MAX, IdentitiesRequest};
+use skald_model::{EntryHash, Result, StreamId};
+use skald_rpc::ingester::{IDENTITIES_MAX, IdentitiesRequest, check_identities};
 
 use super::Cancelled;
 use super::removals::{self, Removing};
@@ -27,17 +27,8 @@ pub(crate) fn identities(
             for row in rows.iter().filter(|r| batches.get(r.batch).lsn <= request.cut) {
                 found.insert((stream.id, batches.identity(row)));
             }
-            if found.len() > IDENTITIES_MAX {
-                return Err(Error::invalid(too_many()));
-            }
+            check_identities(found.len(), IDENTITIES_MAX)?;
         }
     }
     Ok(found.into_iter().collect())
-}
-
-fn too_many() -> String {
-    format!(
-        "more than {IDENTITIES_MAX} entries of the same streams and times lie in several places and would have to be \
-         compared; narrow the query's time range or its selector, or flush"
-    )
 }
