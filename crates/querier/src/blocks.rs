@@ -78,24 +78,17 @@ impl Blocks {
 
     async fn load(&self, tenant: &TenantId, block: &BlockRef) -> Result<Arc<Block>> {
         let location = self.catalog.location(tenant, &block.path);
-        let mut from = block.tail_offset.min(block.size);
-        loop {
-            let tail = self.read(&location, from..block.size).await?;
-            let (meta, converted) = match BlockMeta::parse(&tail, block.size) {
-                Ok(meta) => (meta, None),
-                Err(block::Error::NeedTail { offset }) if offset < from => {
-                    from = offset;
-                    continue;
-                }
-                Err(block::Error::Foreign(_)) => {
-                    let file = self.read(&location, 0..block.size).await?;
-                    let (file, meta) = convert(&block.path, file).await?;
-                    (meta, Some(file))
-                }
-                Err(e) => return Err(damaged(&block.path, &e)),
-            };
-            return Ok(Arc::new(Block { name: block.path.clone(), location, meta, converted }));
-        }
+        let end = self.catalog.read_end(tenant, &block.path, block.size, block.tail_offset).await?;
+        let (meta, converted) = match end {
+            Ok(meta) => (meta, None),
+            Err(block::Error::Foreign(_)) => {
+                let file = self.read(&location, 0..block.size).await?;
+                let (file, meta) = convert(&block.path, file).await?;
+                (meta, Some(file))
+            }
+            Err(e) => return Err(damaged(&block.path, &e)),
+        };
+        Ok(Arc::new(Block { name: block.path.clone(), location, meta, converted }))
     }
 
     /// The bytes of `ranges` of `block`, once there is room for them.

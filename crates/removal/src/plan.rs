@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use object_store::ObjectStoreExt;
 use skald_model::removal::NEVER;
 use skald_model::retention::{Retention, cutoff};
 use skald_model::{Error, Limits, Result, Selector, TenantId, TimeRange, Timestamp};
@@ -210,15 +209,6 @@ fn before(whole: u64, stream: &block::StreamInfo, cutoff: Timestamp) -> u64 {
 }
 
 async fn open(catalog: &Catalog, tenant: &TenantId, entry: &BlockEntry) -> Result<BlockMeta> {
-    let location = catalog.location(tenant, &entry.path);
-    let mut from = entry.summary.tail_offset.min(entry.size());
-    loop {
-        let tail = catalog.store().get_range(&location, from..entry.size()).await;
-        let tail = tail.map_err(|e| Error::unavailable(format!("failed to read {location}: {e}")))?;
-        match BlockMeta::parse(&tail, entry.size()) {
-            Ok(meta) => return Ok(meta),
-            Err(block::Error::NeedTail { offset }) if offset < from => from = offset,
-            Err(e) => return Err(Error::internal(format!("failed to read block {}: {e}", entry.path))),
-        }
-    }
+    let meta = catalog.open_block(tenant, entry).await?;
+    meta.map_err(|e| Error::internal(format!("failed to read block {}: {e}", entry.path)))
 }

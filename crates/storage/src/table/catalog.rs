@@ -18,7 +18,7 @@ use super::maintain::Maintained;
 use super::metrics::TableMetrics;
 use super::snapshot::Snapshot;
 use super::tenant::TenantTable;
-use crate::block::PushList;
+use crate::block::{self, BlockMeta, PushList};
 use crate::store::retry::{Backoff, RetryPolicy};
 
 /// Blocks longer than this are uploaded in parts.
@@ -172,6 +172,33 @@ impl Catalog {
         let damaged =
             |e: crate::block::Error| Error::Damaged { table: location.to_string(), reason: e.to_string() };
         PushList::read(&bytes, place).map_err(damaged)
+    }
+
+    /// The end of a file of `size` bytes, filters included: from `from` on, or from where it begins if that is earlier. The
+    /// inner error is what is wrong with it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn read_end(
+        &self,
+        tenant: &TenantId,
+        path: &str,
+        size: u64,
+        from: u64,
+    ) -> Result<block::Result<BlockMeta>> {
+        let (location, mut from) = (self.location(tenant, path), from.min(size));
+        loop {
+            let tail = self.store.get_range(&location, from..size).await;
+            let tail = tail.map_err(|e| self.table(tenant).failed("read a block", e))?;
+            if tail.len() as u64 != size - from {
+                let detail = format!("it has fewer than the {size} bytes that the table says");
+                return Ok(Err(block::Error::Corrupt { what: "file", detail }));
+            }
+            match BlockMeta::parse(&tail, size) {
+                Err(block::Error::NeedTail { offset }) if offset < from => from = offset,
+                parsed => return Ok(parsed),
+            }
+        }
     }
 
     /// Replaces blocks of the tenant's table by others, or removes them.

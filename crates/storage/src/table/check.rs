@@ -121,22 +121,16 @@ impl Catalog {
         Ok(ends(&meta).map_err(|e| e.to_string()))
     }
 
-    /// The end of a block, filters included.
-    pub(super) async fn open_block(
+    /// The end of a block, filters included. The inner error is what is wrong with it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn open_block(
         &self,
         tenant: &TenantId,
         block: &BlockEntry,
     ) -> Result<block::Result<BlockMeta>> {
-        let (location, size) = (self.location(tenant, &block.path), block.size());
-        let mut from = block.summary.tail_offset.min(size);
-        loop {
-            let tail = self.store.get_range(&location, from..size).await;
-            let tail = tail.map_err(|e| self.table(tenant).failed("read a block", e))?;
-            match BlockMeta::parse(&tail, size) {
-                Err(block::Error::NeedTail { offset }) if offset < from => from = offset,
-                parsed => return Ok(parsed),
-            }
-        }
+        self.read_end(tenant, &block.path, block.size(), block.summary.tail_offset).await
     }
 
     async fn check_rows(

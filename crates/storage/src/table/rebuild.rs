@@ -1,6 +1,5 @@
 //! A table again from its files, when its log is lost.
 
-use object_store::ObjectStoreExt as _;
 use skald_model::TenantId;
 
 use super::catalog::Catalog;
@@ -66,16 +65,10 @@ impl Catalog {
         tenant: &TenantId,
         file: &DataFile,
     ) -> Result<std::result::Result<NewBlock, String>> {
-        let location = self.location(tenant, &file.path);
-        let mut from = file.size.saturating_sub(TAIL_GUESS);
-        let meta = loop {
-            let tail = self.store.get_range(&location, from..file.size).await;
-            let tail = tail.map_err(|e| self.table(tenant).failed("read a block", e))?;
-            match BlockMeta::parse(&tail, file.size) {
-                Ok(meta) => break meta,
-                Err(block::Error::NeedTail { offset }) if offset < from => from = offset,
-                Err(e) => return Ok(Err(e.to_string())),
-            }
+        let from = file.size.saturating_sub(TAIL_GUESS);
+        let meta = match self.read_end(tenant, &file.path, file.size, from).await? {
+            Ok(meta) => meta,
+            Err(e) => return Ok(Err(e.to_string())),
         };
         let summary = match summary_of(&meta) {
             Ok(summary) => summary,
