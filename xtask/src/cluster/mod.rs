@@ -12,6 +12,7 @@ mod disk;
 pub(crate) mod members;
 mod network;
 mod pusher;
+mod table;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -46,8 +47,8 @@ compactor:
   min_blocks: 4
   delete_request_cancel_period: 0s
   max_compaction_parallelism: 1
-  retention_delete_delay: 60s
-  vacuum_interval: 10s
+  retention_delete_delay: 40s
+  vacuum_interval: 2s
 table:
   commit_timeout: 5s
 ingester_client:
@@ -187,7 +188,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         outcome
     });
     outcome?;
-    finish(&mut members, &shared, args)?;
+    if let Err(error) = finish(&mut members, &shared, args) {
+        shared.find(format!("after the end of chaos: {error:#}"));
+    }
     let findings = shared.findings.into_inner().context("a thread panicked")?;
     if args.keep || !findings.is_empty() {
         println!("everything of this run is kept in {}", directory.keep().display());
@@ -219,7 +222,10 @@ fn finish(members: &mut Members, shared: &Shared, args: &Args) -> Result<()> {
     checker::count_all(shared, "after a flush")?;
     checker::read_all(shared)?;
     deleter::finish(shared)?;
+    members.stop_all_but_compactors()?;
+    table::come_to_rest(members, shared)?;
     members.stop_all()?;
+    table::check(members, shared);
     if args.s3 {
         return Ok(());
     }
