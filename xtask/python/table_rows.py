@@ -1,8 +1,9 @@
 """Prints rows of a Skald table as JSON lines: timestamp in nanoseconds, labels, line, metadata.
 
-  table_rows.py duckdb-files|duckdb-delta|deltalake TABLE CONDITION
+  table_rows.py duckdb-files|duckdb-delta|deltalake TABLE CONDITION [VERSION]
 
-CONDITION is SQL over the table's columns. Exit status 3: this reader is not installed.
+CONDITION is SQL over the table's columns; without VERSION the newest one is read (duckdb-delta has no other). Exit status 3:
+this reader is not installed.
 """
 import glob
 import json
@@ -20,10 +21,12 @@ def unavailable(reason):
     sys.exit(UNAVAILABLE)
 
 
-def named(table):
+def named(table, version):
     """The files that the log names: what commits added and none removed since. Commits are not cleaned up in a test."""
     paths = set()
     for commit in sorted(glob.glob(os.path.join(table, "_delta_log", "*.json"))):
+        if version is not None and int(os.path.basename(commit).split(".")[0]) > version:
+            break
         with open(commit, encoding="utf-8") as lines:
             for action in map(json.loads, lines):
                 if "remove" in action:
@@ -33,20 +36,22 @@ def named(table):
     return sorted(paths)
 
 
-def query(source, table, condition):
+def query(source, table, condition, version):
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     if source == "duckdb-files":
-        files = ["'%s/%s'" % (table.replace("'", "''"), path) for path in named(table)]
+        files = ["'%s/%s'" % (table.replace("'", "''"), path) for path in named(table, version)]
         relation = "read_parquet([%s], hive_partitioning = true)" % ", ".join(files)
     elif source == "duckdb-delta":
+        if version is not None:
+            unavailable("only the newest version is read by delta_scan")
         try:
             connection.execute("LOAD delta")
         except duckdb.Error as e:
             unavailable("DuckDB's delta extension is not installed: %s" % e)
         relation = "delta_scan('%s')" % table.replace("'", "''")
     else:
-        builder = deltalake.QueryBuilder().register("logs", deltalake.DeltaTable(table))
+        builder = deltalake.QueryBuilder().register("logs", deltalake.DeltaTable(table, version=version))
         # DuckDB reads the Arrow data that this variable holds; here it only makes nanoseconds of two columns.
         selected = builder.execute("SELECT %s FROM logs WHERE %s" % (COLUMNS, condition))  # noqa: F841
         relation, condition = "selected", "true"
@@ -56,9 +61,10 @@ def query(source, table, condition):
 
 
 def main():
-    source, table, condition = sys.argv[1:]
+    source, table, condition, *version = sys.argv[1:]
+    version = int(version[0]) if version else None
     out = sys.stdout
-    for ts, labels, line, metadata in query(source, table, condition):
+    for ts, labels, line, metadata in query(source, table, condition, version):
         if isinstance(line, (bytes, bytearray)):
             line = line.decode("utf-8")
         json.dump({"timestamp": ts, "labels": labels, "line": line, "metadata": dict(metadata or {})}, out, ensure_ascii=True)
@@ -66,7 +72,7 @@ def main():
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
     try:
         import duckdb

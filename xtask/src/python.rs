@@ -63,10 +63,25 @@ pub(crate) fn missing(modules: &[&str]) -> Option<String> {
 
 /// Every row of a table whose SQL condition holds; `None` when the reader cannot be had on this machine.
 pub(crate) fn table_rows(reader: Reader, table: &Path, condition: &str) -> Result<Option<Vec<Row>>> {
+    rows_of(reader, table, condition, None)
+}
+
+/// The same of one version of the table; [`Reader::DuckdbDelta`] has only the newest.
+pub(crate) fn table_rows_at(
+    reader: Reader,
+    table: &Path,
+    condition: &str,
+    version: u64,
+) -> Result<Option<Vec<Row>>> {
+    rows_of(reader, table, condition, Some(version))
+}
+
+fn rows_of(reader: Reader, table: &Path, condition: &str, version: Option<u64>) -> Result<Option<Vec<Row>>> {
     const UNAVAILABLE: i32 = 3;
     let script = workspace::root().join("xtask/python/table_rows.py");
     let mut command = command();
     command.arg(script).arg(reader.name()).arg(table).arg(condition);
+    command.args(version.map(|v| v.to_string()));
     let output = command.output().with_context(|| format!("failed to start {command:?}"))?;
     if output.status.code() == Some(UNAVAILABLE) {
         return Ok(None);

@@ -52,12 +52,16 @@ impl Setup {
         self.directory.join("data")
     }
 
+    /// What a command of the program prints that works on the tables of this configuration without a server.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--data").arg(self.data());
+        workspace::output(command.arg("--config.file").arg(self.directory.join("config.yaml")))
+    }
+
     /// Checks the table, which has to be in good order: every block there and readable, every row as the table says.
     pub(crate) fn check_table(&self) -> Result<String> {
-        let config = self.directory.join("config.yaml");
-        let mut command = Command::new(&self.binary);
-        command.args(["table", "check", "--rows", "--data"]).arg(self.data());
-        workspace::output(command.arg("--config.file").arg(config)).context("the table is not in good order")
+        self.command(&["table", "check", "--rows"]).context("the table is not in good order")
     }
 
     /// The address of its API.

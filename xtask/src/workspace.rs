@@ -60,7 +60,9 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("failed to start {command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+        // What a check has found stands in its output.
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        bail!("{command:?}: {}\n{}\n{}", output.status, text(&output.stderr), text(&output.stdout));
     }
     String::from_utf8(output.stdout).with_context(|| format!("{command:?} did not print UTF-8"))
 }

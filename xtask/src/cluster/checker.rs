@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::pusher::{Pushed, entry, selector};
-use super::{Shared, deleter};
+use super::{Shared, deleter, expirer};
 use crate::answer;
 use crate::random::Random;
 use crate::server::{Answer, Client};
@@ -23,8 +23,9 @@ pub(super) fn run(shared: &Shared, number: usize) {
         let pusher = random.within(0..shared.pushed.len() as u64) as usize;
         let door = &shared.doors[random.within(0..shared.doors.len() as u64) as usize];
         let outcome = match random.within(0..100) {
-            0..60 => count(shared, door, pusher),
-            60..85 => read_some(shared, door, pusher, &mut random),
+            0..50 => count(shared, door, pusher),
+            50..70 => read_some(shared, door, pusher, &mut random),
+            70..85 => expirer::check(shared, door, &mut random),
             _ => match shared.rounds.len() as u64 {
                 0 => Ok(None),
                 rounds => deleter::count(shared, door, random.within(0..rounds) as usize),

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::Shared;
-use crate::push::{Entry, Stream, as_protobuf};
+use super::pusher::{patiently, push_patiently};
+use crate::push::{Entry, Stream};
 use crate::random::Random;
 use crate::server::Client;
 
@@ -109,26 +110,7 @@ fn push(shared: &Shared, number: usize, entries: std::ops::Range<u64>) -> Result
         line: format!("entry {n} of round {number} in run {}", shared.seed),
         metadata: Vec::new(),
     };
-    let body = as_protobuf(&[Stream { labels, entries: entries.map(entry).collect() }])?;
-    patiently(shared, "a push", |door| {
-        let answer = door.post("/loki/api/v1/push", body.media_type, &body.bytes)?;
-        if answer.status == 204 { Ok(()) } else { bail!("status {}: {}", answer.status, answer.text()) }
-    })
-}
-
-/// Tries at one door after the other, as long as anybody should.
-fn patiently(shared: &Shared, what: &str, mut attempt: impl FnMut(&Client) -> Result<()>) -> Result<()> {
-    let begun = Instant::now();
-    for door in shared.doors.iter().cycle() {
-        match attempt(door) {
-            Ok(()) => return Ok(()),
-            Err(error) if begun.elapsed() > super::pusher::PATIENCE => {
-                return Err(error).with_context(|| format!("{what} was not taken for {:?}", begun.elapsed()));
-            }
-            Err(_) => sleep(Duration::from_millis(100)),
-        }
-    }
-    Ok(())
+    push_patiently(shared, &[Stream { labels, entries: entries.map(entry).collect() }])
 }
 
 /// Counts what is left of a round. An `Err` is an answer that did not come.

@@ -236,6 +236,19 @@ impl Members {
         }
         Ok(())
     }
+
+    /// Stops everybody but the compactors, ingesters last.
+    pub(super) fn stop_all_but_compactors(&mut self) -> Result<()> {
+        for member in self.doors.iter_mut().chain(&mut self.queriers).chain(&mut self.ingesters) {
+            member.stop()?;
+        }
+        Ok(())
+    }
+
+    /// What a command of the program prints that works on the tables without a server, with a compactor's configuration.
+    pub(super) fn command(&self, arguments: &[&str]) -> Result<String> {
+        self.compactors[0].setup.command(arguments)
+    }
 }
 
 impl Member {

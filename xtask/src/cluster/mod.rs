@@ -9,9 +9,11 @@ mod chaos;
 mod checker;
 mod deleter;
 mod disk;
+mod expirer;
 pub(crate) mod members;
 mod network;
 mod pusher;
+mod table;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 
 use self::deleter::Rounds;
+use self::expirer::Expiring;
 use self::members::{Members, Plan};
 use self::pusher::Pushed;
 use crate::python::{self, Reader};
@@ -46,8 +49,9 @@ compactor:
   min_blocks: 4
   delete_request_cancel_period: 0s
   max_compaction_parallelism: 1
-  retention_delete_delay: 60s
-  vacuum_interval: 10s
+  retention_delete_delay: 40s
+  vacuum_interval: 2s
+  retention_enabled: true
 table:
   commit_timeout: 5s
 ingester_client:
@@ -112,6 +116,8 @@ pub(crate) struct Shared {
     pushed: Vec<Pushed>,
     /// What was pushed, deleted and pushed.
     rounds: Rounds,
+    /// What was pushed and expires.
+    expiring: Expiring,
     /// Queries that were answered, and that were not.
     answered: AtomicU64,
     unanswered: AtomicU64,
@@ -148,7 +154,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         ingesters: args.ingesters,
         spare_ingesters: 1,
         replication_factor: 3,
-        settings: SETTINGS,
+        settings: &format!("{SETTINGS}{}", expirer::RULE),
         store: store.as_ref(),
         faults: faults.as_deref(),
         network: args.network,
@@ -162,6 +168,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         start: now.as_nanos() as i64,
         pushed: (0..args.pushers).map(|_| Pushed::default()).collect(),
         rounds: Rounds::default(),
+        expiring: Expiring::new(now.as_nanos() as i64, Duration::from_secs(args.seconds)),
         answered: AtomicU64::new(0),
         unanswered: AtomicU64::new(0),
         findings: Mutex::default(),
@@ -172,6 +179,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             scope.spawn(move || pusher::run(shared, number));
         }
         scope.spawn(move || deleter::run(shared));
+        scope.spawn(move || expirer::run(shared));
         for number in 0..2 {
             scope.spawn(move || checker::run(shared, number));
         }
@@ -187,7 +195,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         outcome
     });
     outcome?;
-    finish(&mut members, &shared, args)?;
+    if let Err(error) = finish(&mut members, &shared, args) {
+        shared.find(format!("after the end of chaos: {error:#}"));
+    }
     let findings = shared.findings.into_inner().context("a thread panicked")?;
     if args.keep || !findings.is_empty() {
         println!("everything of this run is kept in {}", directory.keep().display());
@@ -219,7 +229,11 @@ fn finish(members: &mut Members, shared: &Shared, args: &Args) -> Result<()> {
     checker::count_all(shared, "after a flush")?;
     checker::read_all(shared)?;
     deleter::finish(shared)?;
+    expirer::finish(shared)?;
+    members.stop_all_but_compactors()?;
+    table::come_to_rest(members, shared)?;
     members.stop_all()?;
+    table::check(members, shared);
     if args.s3 {
         return Ok(());
     }
@@ -237,6 +251,8 @@ fn finish(members: &mut Members, shared: &Shared, args: &Args) -> Result<()> {
         let left = left.len();
         shared.find(format!("the table has {left} entries of deleted streams; {least} to {most} came later"));
     }
+    let (expiring, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.labels["job"] == "expiring");
+    expirer::check_rows(shared, &expiring);
     let mut distinct: Vec<_> =
         rows.iter().map(|r| (r.labels.to_string(), r.entry.timestamp, &r.entry.line)).collect();
     distinct.sort();

@@ -4,9 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Result, bail};
+
 use super::Shared;
 use crate::push::{Entry, Stream, as_json, as_protobuf};
 use crate::random::Random;
+use crate::server::Client;
 
 /// Streams of a pusher; a push brings some entries of each.
 pub(super) const STREAMS: usize = 3;
@@ -100,4 +103,32 @@ pub(super) fn run(shared: &Shared, pusher: usize) {
         pushed.acknowledged.store(first + count, Ordering::SeqCst);
         sleep(random.millis(5..80));
     }
+}
+
+/// A push at one door after the other, as long as anybody should try.
+pub(super) fn push_patiently(shared: &Shared, streams: &[Stream]) -> Result<()> {
+    let body = as_protobuf(streams)?;
+    patiently(shared, "a push", |door| {
+        let answer = door.post("/loki/api/v1/push", body.media_type, &body.bytes)?;
+        if answer.status == 204 { Ok(()) } else { bail!("status {}: {}", answer.status, answer.text()) }
+    })
+}
+
+/// Tries at one door after the other, as long as anybody should.
+pub(super) fn patiently(
+    shared: &Shared,
+    what: &str,
+    mut attempt: impl FnMut(&Client) -> Result<()>,
+) -> Result<()> {
+    let begun = Instant::now();
+    for door in shared.doors.iter().cycle() {
+        match attempt(door) {
+            Ok(()) => return Ok(()),
+            Err(error) if begun.elapsed() > PATIENCE => {
+                return Err(error).with_context(|| format!("{what} was not taken for {:?}", begun.elapsed()));
+            }
+            Err(_) => sleep(Duration::from_millis(100)),
+        }
+    }
+    Ok(())
 }

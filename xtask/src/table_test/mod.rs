@@ -1,4 +1,7 @@
-//! Compares LogQL with SQL: the same question to Skald and to readers that know nothing of Skald.
+//! Compares LogQL with SQL: the same question to Skald and to readers that know nothing of Skald. Then deletes, while
+//! these read.
+
+mod deletes;
 
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -72,6 +75,8 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     wait_for_compaction(&client, &table)?;
     println!("compacted:");
     passed &= compare_all(&client, &table)?;
+    println!("while entries are deleted:");
+    passed &= deletes::run(&client, &table)?;
     server.stop()?;
     print!("{}", setup.check_table()?);
     println!("table-test: {}", if passed { "SQL and LogQL agree" } else { "SQL and LogQL differ" });
@@ -121,6 +126,7 @@ auth_enabled: false
 compactor:
   compaction_interval: 1s
   min_blocks: 2
+  delete_request_cancel_period: 0s
   close_after: 1s
   late_after: 2s
 limits_config:
