@@ -39,8 +39,9 @@ pub enum Due {
 }
 
 impl AtRewrite {
-    /// What is to be done about `block`. Streams of which only a part has expired wait until all of it has, so that a block
-    /// is rewritten no more often than there are rules; queries do not show that part.
+    /// What is to be done about `block`. Streams that have expired wait until whatever has their time has: until their
+    /// period has passed the newest entry of the block. So a block is rewritten no more often than there are rules; queries
+    /// do not show what has expired.
     pub fn due(&self, block: &BlockEntry) -> Due {
         if self.done.block(block) == Concern::Whole {
             Due::Drop
