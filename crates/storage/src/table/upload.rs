@@ -53,13 +53,23 @@ impl Catalog {
 impl BlockUpload<'_> {
     /// Adds bytes.
     pub async fn write(&mut self, bytes: Vec<u8>) -> Result<()> {
-        if self.buffer.is_empty() && self.parts.is_none() {
-            // Most blocks are small: their only bytes are not copied.
-            self.buffer = Bytes::from(bytes).into();
-        } else {
-            self.buffer.extend_from_slice(&bytes);
-        }
-        let outcome = self.send_parts().await;
+        let mut bytes: BytesMut = Bytes::from(bytes).into();
+        let outcome = async {
+            let goes_at_once = self.parts.is_none() && self.buffer.len() + bytes.len() <= 2 * self.part_bytes;
+            if !self.buffer.is_empty() && !goes_at_once {
+                // What completes a part is copied, the rest is not: it may be much.
+                let missing = self.buffer.len().next_multiple_of(self.part_bytes) - self.buffer.len();
+                self.buffer.extend_from_slice(&bytes.split_to(missing.min(bytes.len())));
+                self.send_parts(bytes.is_empty()).await?;
+            }
+            match self.buffer.is_empty() {
+                // Most blocks are small: their only bytes are not copied either.
+                true => self.buffer = bytes,
+                false => self.buffer.extend_from_slice(&bytes),
+            }
+            self.send_parts(true).await
+        };
+        let outcome = outcome.await;
         self.check(outcome).await
     }
 
@@ -81,16 +91,17 @@ impl BlockUpload<'_> {
         Ok(self.path)
     }
 
-    async fn send_parts(&mut self) -> object_store::Result<()> {
+    /// Sends off what is there in whole parts; of what may be the end of the block something is left.
+    async fn send_parts(&mut self, may_end: bool) -> object_store::Result<()> {
         if self.parts.is_none() {
-            if self.buffer.len() <= 2 * self.part_bytes {
+            if may_end && self.buffer.len() <= 2 * self.part_bytes {
                 return Ok(());
             }
             let location: Path = self.catalog.location(&self.tenant, &self.path);
             self.parts = Some(self.catalog.store.put_multipart(&location).await?);
         }
         let Some(upload) = &mut self.parts else { return Ok(()) };
-        while self.buffer.len() > self.part_bytes {
+        while self.buffer.len() > self.part_bytes || (!may_end && self.buffer.len() == self.part_bytes) {
             let part = self.buffer.split_to(self.part_bytes).freeze();
             upload.put_part(part.into()).await?;
         }
@@ -106,5 +117,40 @@ impl BlockUpload<'_> {
             tracing::debug!(tenant = %self.tenant, path = self.path, %error, "failed to abort an upload");
         }
         Err(self.catalog.table(&self.tenant).failed("upload a block", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::ObjectStoreExt as _;
+    use object_store::memory::InMemory;
+    use prometheus::Registry;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::table::CatalogConfig;
+
+    proptest! {
+        #[test]
+        fn whatever_the_pieces_the_file_is_their_sum(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..12),
+            part_bytes in 1usize..9,
+        ) {
+            let store = Arc::new(InMemory::new());
+            let catalog =
+                Catalog::new(&CatalogConfig::default(), store.clone(), "", &Registry::new()).unwrap();
+            let tenant = TenantId::new("t").unwrap();
+            let file = futures::executor::block_on(async {
+                let mut upload = catalog.begin_block(&tenant, "date=2026-01-01/x", part_bytes);
+                for piece in &pieces {
+                    upload.write(piece.clone()).await.unwrap();
+                }
+                let path = upload.finish().await.unwrap();
+                store.get(&catalog.location(&tenant, &path)).await.unwrap().bytes().await.unwrap()
+            });
+            prop_assert_eq!(&file[..], &pieces.concat()[..]);
+        }
     }
 }

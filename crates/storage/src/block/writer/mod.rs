@@ -253,27 +253,28 @@ impl<W: Write> BlockWriter<W> {
         };
         let tail_offset = self.position;
         let (streams, totals) = self.index.finish(self.metadata_bytes)?;
-        let mut tail = Vec::new();
         let mut places = Vec::new();
+        let (output, position) = (&mut self.output, &mut self.position);
+        // One after the other, because those of a large block are large.
         let mut add = |key: &'static str, section: Vec<u8>| {
-            places.push((key, Section::of(&section, tail_offset + tail.len() as u64)));
-            tail.extend_from_slice(&section);
+            places.push((key, Section::of(&section, *position)));
+            *position += section.len() as u64;
+            output.write_all(&section)
         };
-        add(KEY_STREAMS, streams);
+        add(KEY_STREAMS, streams)?;
         if let Some(filter) = self.filter {
-            add(KEY_FILTER, filter.finish());
+            add(KEY_FILTER, filter.finish())?;
         }
         if let Some(words) = self.words {
-            add(KEY_WORDS, words.finish());
+            add(KEY_WORDS, words.finish())?;
         }
         if let Some(sizes) = self.metadata_sizes.finish() {
-            add(KEY_METADATA, sizes);
+            add(KEY_METADATA, sizes)?;
         }
         places.extend(pushes.map(|section| (KEY_PUSHES, section)));
         let mut footer = Vec::new();
-        footer::write(&mut footer, tail_offset + tail.len() as u64, &self.groups, &places);
-        tail.extend_from_slice(&footer);
-        self.output.write_all(&tail)?;
+        footer::write(&mut footer, self.position, &self.groups, &places);
+        self.output.write_all(&footer)?;
         let summary = BlockSummary {
             rows: totals.rows,
             raw_bytes: totals.raw_bytes,
@@ -281,7 +282,7 @@ impl<W: Write> BlockWriter<W> {
             streams: totals.streams,
             min_ts: totals.min_ts,
             max_ts: totals.max_ts,
-            file_size: tail_offset + tail.len() as u64,
+            file_size: self.position + footer.len() as u64,
             tail_offset,
             label_values: self.label_values.finish(),
             digest: totals.digest,
