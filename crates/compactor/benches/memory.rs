@@ -22,6 +22,10 @@ use skald_storage::table::{BlockOrigin, Catalog, CatalogConfig, FlushCommit, New
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
+/// As in the server: the system's allocator keeps much of what was freed.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const STREAMS: u64 = 200;
 
 fn main() -> Outcome<()> {
