@@ -107,7 +107,9 @@ impl DeleteRequests for Service {
     }
 }
 
-/// How far a request has come, in stored bytes of the blocks that it is about.
+/// How far a request has come, in stored bytes of the blocks that it is about. Once no block is due it shows as processed.
+/// It is obeyed further until it is marked so: what is in memory is left out when it is flushed, and a flush under way that
+/// did not know of the request may still bring some, which is then taken out as well.
 fn progress(
     request: &DeleteRequest,
     delete: &Delete,
@@ -128,9 +130,9 @@ fn progress(
         done += if delete.is_due(block) { 0 } else { size };
     }
     match (done * 100).checked_div(all) {
-        None | Some(0) => DeleteProgress::Received,
-        // Until it is marked as processed, something may still be on its way.
-        Some(percent) => DeleteProgress::Percent(percent.min(99) as u8),
+        Some(0) => DeleteProgress::Received,
+        None | Some(100) => DeleteProgress::Processed,
+        Some(percent) => DeleteProgress::Percent(percent as u8),
     }
 }
 
