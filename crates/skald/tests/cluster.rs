@@ -115,6 +115,8 @@ fn every_entry_is_read_once_while_ingesters_die_come_back_and_leave() {
     await_ring(&door, &[("a", "ACTIVE"), ("b", "Unhealthy"), ("c", "ACTIVE")]);
     assert_eq!(door.get("/ready").0, 200, "others are no reason not to be ready");
     push_and_check(&door, &mut pushed, 50);
+    // Each finds out for itself.
+    await_ring(&a, &[("a", "ACTIVE"), ("b", "Unhealthy"), ("c", "ACTIVE")]);
     let (status, page) = a.get("/ring");
     assert!(status == 200 && page.contains("value=\"b\">Forget"), "{page}");
 
