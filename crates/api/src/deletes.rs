@@ -199,3 +199,24 @@ fn no_content() -> Response {
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A day is a day of whoever asks: its ends come with their zone.
+    #[test]
+    fn points_are_seconds_or_times_of_any_zone() {
+        let midnight = point("2026-03-01T00:00:00Z");
+        assert_eq!(midnight, Some(1_772_323_200 * SECOND));
+        assert_eq!(point("1772323200"), midnight);
+        assert_eq!(point("2026-03-01T02:00:00+02:00"), midnight);
+        assert_eq!(point("2026-02-28T18:30:00-05:30"), midnight);
+        assert_eq!(point("2026-03-01T00:00:00.000000001+00:00"), midnight.map(|t| t + 1));
+        for nonsense in
+            ["", "177232320", "17723232000", "2026-03-01", "2026-03-01T00:00:00", "2026-02-30T00:00:00Z"]
+        {
+            assert_eq!(point(nonsense), None, "{nonsense}");
+        }
+    }
+}
