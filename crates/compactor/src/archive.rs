@@ -3,12 +3,9 @@
 
 use std::sync::Arc;
 
-use skald_model::{LabelsRef, TenantId, TimeRange, Timestamp};
-use skald_storage::block::BlockOptions;
+use skald_model::{LabelsRef, TenantId, Timestamp};
 use skald_storage::rewrite::{Keep, Kept, RewriteOptions, rewrite_into};
-use skald_storage::table::{
-    self, BlockEntry, BlockOrigin, Catalog, CopiesCommit, NewBlock, RewriteCommit, Snapshot,
-};
+use skald_storage::table::{self, BlockEntry, BlockOrigin, Catalog, CopiesCommit, NewBlock, RewriteCommit};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Compactor;
@@ -19,16 +16,14 @@ pub(crate) const DROPS_MAX: usize = 16;
 /// How a block of which something is about to go is archived.
 #[derive(Clone)]
 pub enum Archived {
-    /// Not at all: nothing of it has expired.
-    Nothing,
     /// As it is.
     Whole,
     /// The rows that this keeps.
     Rows(Arc<dyn Keep>),
 }
 
-/// Tells how blocks are archived.
-pub type HowArchived = dyn Fn(&BlockEntry) -> Archived + Send + Sync;
+/// Tells how blocks are archived; `None` where nothing has expired.
+pub type HowArchived = dyn Fn(&BlockEntry) -> Option<Archived> + Send + Sync;
 
 /// What has expired: the rows that delete requests leave and retention does not.
 pub(crate) struct Expired {
@@ -77,23 +72,16 @@ impl Compactor {
         archived: &HowArchived,
     ) -> table::Result<()> {
         let Some(archive) = &self.parts.archive else { return Ok(()) };
+        let wanted: Vec<_> = blocks.filter_map(|block| Some((block, archived(block)?))).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let base = archive.snapshot(tenant).await?;
         let (mut removes, mut adds) = (Vec::new(), Vec::new());
-        let mut before: Option<Arc<Snapshot>> = None;
-        for block in blocks {
-            let how = archived(block);
-            if matches!(how, Archived::Nothing) {
-                continue;
-            }
-            let snapshot = match &before {
-                Some(snapshot) => snapshot.clone(),
-                None => before.insert(archive.snapshot(tenant).await?).clone(),
-            };
+        for (block, how) in wanted {
             let writer = writer_of(block);
-            let earlier: Vec<_> = snapshot
-                .blocks
-                .iter()
-                .filter(|b| b.date == block.date && b.origin.writer == writer)
-                .collect();
+            let is_earlier = |b: &&Arc<BlockEntry>| b.date == block.date && b.origin.writer == writer;
+            let earlier: Vec<_> = base.blocks.iter().filter(is_earlier).collect();
             if earlier.iter().any(|b| b.path == block.path) {
                 // A copy of the whole block, which is not more now.
                 continue;
@@ -101,7 +89,6 @@ impl Compactor {
             removes.extend(earlier.iter().map(|b| b.path.clone()));
             adds.extend(self.copy(archive, tenant, block, how, writer).await?);
         }
-        let Some(base) = before else { return Ok(()) };
         let (blocks, rows) = (adds.len(), adds.iter().map(|b| b.summary.rows).sum::<u64>());
         if removes.is_empty() && adds.is_empty() {
             return Ok(());
@@ -128,7 +115,6 @@ impl Compactor {
     ) -> table::Result<Vec<NewBlock>> {
         let catalog = &self.parts.catalog;
         let keep = match how {
-            Archived::Nothing => return Ok(Vec::new()),
             Archived::Whole => {
                 let mut copy = catalog.copy_block(tenant, block, archive).await?;
                 copy.origin.writer = writer;
@@ -136,16 +122,7 @@ impl Compactor {
             }
             Archived::Rows(keep) => keep,
         };
-        let options = RewriteOptions {
-            block: BlockOptions::default(),
-            target_bytes: u64::MAX / 2,
-            memory_bytes: self.config.rewrite_bytes(),
-            range: TimeRange::ALL,
-            slice: 0,
-            level: block.origin.level,
-            place: Some((block.origin.run, block.origin.part)),
-            writer,
-        };
+        let options = RewriteOptions::alone(block, self.config.rewrite_bytes(), writer);
         Ok(rewrite_into(catalog, archive, tenant, &[vec![block.clone()]], &keep, &options).await?.blocks)
     }
 }

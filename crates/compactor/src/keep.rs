@@ -7,7 +7,7 @@ use skald_model::{Result, TenantId};
 use skald_storage::rewrite::{Keep, KeepAll};
 use skald_storage::table::{BlockEntry, Snapshot};
 
-use crate::archive::{Archived, HowArchived};
+use crate::archive::HowArchived;
 
 /// What has to go from a tenant's table, for one pass over it.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ impl Default for Removals {
             drop: Vec::new(),
             rewrite: Vec::new(),
             group: Arc::new(|_| Vec::new()),
-            archived: Arc::new(|_| Archived::Nothing),
+            archived: Arc::new(|_| None),
         }
     }
 }

@@ -105,13 +105,13 @@ fn how_archived(rules: Arc<AtRewrite>, stays: Arc<dyn Keep>) -> Arc<HowArchived>
         let BlockSummary { min_ts, max_ts, .. } = block.summary;
         let goes_whole = rules.due(block) == Due::Drop;
         if goes_whole && !deletes.may_concern(&Source::of(block), min_ts, max_ts) {
-            Archived::Whole
+            Some(Archived::Whole)
         } else if goes_whole {
-            Archived::Rows(left.clone())
+            Some(Archived::Rows(left.clone()))
         } else if rules.may_expire(block) {
-            Archived::Rows(Arc::new(Expired { left: left.clone(), stays: stays.clone() }))
+            Some(Archived::Rows(Arc::new(Expired { left: left.clone(), stays: stays.clone() })))
         } else {
-            Archived::Nothing
+            None
         }
     })
 }

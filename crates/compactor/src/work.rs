@@ -160,16 +160,7 @@ impl Compactor {
 
     /// A block that is not merged keeps its place among those of its run, and its list of pushes.
     fn rewrite_alone(&self, block: &Arc<BlockEntry>) -> Task {
-        let options = RewriteOptions {
-            block: BlockOptions::default(),
-            target_bytes: u64::MAX / 2,
-            memory_bytes: self.config.rewrite_bytes(),
-            range: TimeRange::ALL,
-            slice: 0,
-            level: block.origin.level,
-            place: Some((block.origin.run, block.origin.part)),
-            writer: self.parts.name.clone(),
-        };
+        let options = RewriteOptions::alone(block, self.config.rewrite_bytes(), self.parts.name.clone());
         Task { reason: "removal", runs: vec![vec![block.clone()]], options }
     }
 

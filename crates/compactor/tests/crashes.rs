@@ -93,7 +93,7 @@ impl World {
     }
 
     fn calm(&self) -> Catalog {
-        Catalog::new(&CatalogConfig::default(), self.memory.clone(), "", &Registry::new()).unwrap()
+        calm_to(&self.memory)
     }
 
     /// A process's way to the tables.
@@ -189,7 +189,11 @@ impl World {
     }
 
     async fn file(&self, path: &str) -> Bytes {
-        let file = self.memory.get(&self.calm().location(&self.tenant, path)).await;
+        self.file_in(&self.memory, path).await
+    }
+
+    async fn file_in(&self, memory: &InMemory, path: &str) -> Bytes {
+        let file = memory.get(&self.calm().location(&self.tenant, path)).await;
         file.unwrap_or_else(|e| panic!("a block that is needed: {e}")).bytes().await.unwrap()
     }
 
@@ -201,8 +205,7 @@ impl World {
     async fn rows_of(&self, memory: &InMemory, snapshot: &Snapshot) -> BTreeMap<Row, usize> {
         let mut rows = BTreeMap::new();
         for entry in snapshot.blocks.iter() {
-            let file = memory.get(&self.calm().location(&self.tenant, &entry.path)).await;
-            let file = file.unwrap_or_else(|e| panic!("a block that is needed: {e}")).bytes().await.unwrap();
+            let file = self.file_in(memory, &entry.path).await;
             let meta = BlockMeta::parse(&file, file.len() as u64).unwrap();
             let streams: Vec<u32> = (0..meta.streams().len() as u32).collect();
             let predicate = PreparedPredicate::all();
@@ -250,6 +253,11 @@ impl World {
     async fn files(&self) -> BTreeSet<String> {
         self.calm().data_files(&self.tenant).await.unwrap().into_iter().map(|f| f.path).collect()
     }
+}
+
+/// The tables in `memory`, without faults on the way.
+fn calm_to(memory: &Arc<InMemory>) -> Catalog {
+    Catalog::new(&CatalogConfig::default(), memory.clone(), "", &Registry::new()).unwrap()
 }
 
 fn simulate<T, F: Future<Output = T>>(seed: u64, work: impl FnOnce() -> F) -> T {
@@ -336,8 +344,7 @@ fn what_expires_is_in_the_archive_before_it_leaves_the_table() {
         simulate(seed, || async move {
             let mut world = World::new();
             let elsewhere = Arc::new(InMemory::new());
-            let archive =
-                Catalog::new(&CatalogConfig::default(), elsewhere.clone(), "", &Registry::new()).unwrap();
+            let archive = calm_to(&elsewhere);
             let removal =
                 skald_removal::Config { retention_enabled: true, ..skald_removal::Config::default() };
             let keep = |world: &World| -> Arc<dyn KeepProvider> {
@@ -359,8 +366,7 @@ fn what_expires_is_in_the_archive_before_it_leaves_the_table() {
             }
             for _ in 0..3 {
                 world.pass_time(2 * DELAY);
-                let to =
-                    Catalog::new(&CatalogConfig::default(), elsewhere.clone(), "", &Registry::new()).unwrap();
+                let to = calm_to(&elsewhere);
                 assert!(
                     world.compactor_with(world.calm(), keep(&world), Some(to)).round().await,
                     "seed {seed}"
@@ -460,8 +466,7 @@ fn a_table_is_made_again_from_its_files_and_copied_in_part() {
         // A copy of six hours.
         let range = TimeRange::new(world.day + 6 * HOUR * SECOND, world.day + 12 * HOUR * SECOND + 5);
         let elsewhere = Arc::new(InMemory::new());
-        let target =
-            Catalog::new(&CatalogConfig::default(), elsewhere.clone(), "", &Registry::new()).unwrap();
+        let target = calm_to(&elsewhere);
         let exported = world.calm().export(&world.tenant, range, &target, None, 32 << 20).await.unwrap();
         let copy = target.snapshot(&world.tenant).await.unwrap();
         assert_eq!(copy.blocks.len(), exported.blocks);

@@ -65,6 +65,20 @@ pub struct Rewritten {
 }
 
 impl RewriteOptions {
+    /// For one block that becomes one block, in the same place among those of its run.
+    pub fn alone(block: &BlockEntry, memory_bytes: u64, writer: String) -> Self {
+        Self {
+            block: BlockOptions::default(),
+            target_bytes: u64::MAX / 2,
+            memory_bytes,
+            range: TimeRange::ALL,
+            slice: 0,
+            level: block.origin.level,
+            place: Some((block.origin.run, block.origin.part)),
+            writer,
+        }
+    }
+
     /// Most runs that can be merged at a time within `memory_bytes`.
     pub fn runs_max(memory_bytes: u64) -> usize {
         (memory_bytes / 2 / (2 * INPUT_BYTES)).clamp(2, 64) as usize

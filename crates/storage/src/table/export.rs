@@ -9,7 +9,6 @@ use super::catalog::Catalog;
 use super::commit::CopiesCommit;
 use super::entry::{BlockEntry, BlockOrigin, NewBlock};
 use super::error::Result;
-use crate::block::BlockOptions;
 use crate::rewrite::{Keep, RewriteOptions, rewrite_into};
 
 /// Bytes that are copied at a time.
@@ -51,16 +50,8 @@ impl Catalog {
                 blocks.push(self.copy_block(tenant, block, target).await?);
                 continue;
             }
-            let options = RewriteOptions {
-                block: BlockOptions::default(),
-                target_bytes: u64::MAX / 2,
-                memory_bytes,
-                range,
-                slice: 0,
-                level: block.origin.level,
-                place: Some((block.origin.run, block.origin.part)),
-                writer: "export".into(),
-            };
+            let options =
+                RewriteOptions { range, ..RewriteOptions::alone(block, memory_bytes, "export".into()) };
             let (runs, keep) = ([vec![block.clone()]], keep.unwrap_or(&everything));
             let written = rewrite_into(self, target, tenant, &runs, keep, &options).await?;
             blocks.extend(written.blocks);
