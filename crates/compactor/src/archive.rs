@@ -46,13 +46,11 @@ impl Keep for Expired {
             (Kept::Nothing, _) | (_, Kept::All) => Kept::Nothing,
             (left, Kept::Nothing) => left,
             (Kept::All, Kept::Rows(mut stays)) => {
-                Kept::Rows(Box::new(move |time, line, metadata| !stays(time, line, metadata)))
+                Kept::rows(move |time, line, metadata| !stays.keep(time, line, metadata))
             }
-            (Kept::Rows(mut left), Kept::Rows(mut stays)) => {
-                Kept::Rows(Box::new(move |time, line, metadata| {
-                    left(time, line, metadata) && !stays(time, line, metadata)
-                }))
-            }
+            (Kept::Rows(mut left), Kept::Rows(mut stays)) => Kept::rows(move |time, line, metadata| {
+                left.keep(time, line, metadata) && !stays.keep(time, line, metadata)
+            }),
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes_written: IntCounter,
     /// Rows.
     pub(crate) rows_written: IntCounter,
+    /// Those of them that were not encoded anew.
+    pub(crate) rows_copied: IntCounter,
     pub(crate) duplicates: IntCounter,
     pub(crate) rows_removed: IntCounter,
     /// Rows that were copied to the archive.
@@ -104,6 +106,10 @@ impl Metrics {
                 "Bytes of the blocks that were written by rewrites.",
             )?,
             rows_written: counter("skald_compactor_rows_written_total", "Rows that rewrites wrote.")?,
+            rows_copied: counter(
+                "skald_compactor_rows_copied_total",
+                "Those of the rows written whose row groups were copied without decoding them.",
+            )?,
             duplicates: counter(
                 "skald_compactor_duplicates_erased_total",
                 "Rows that were left out because another one was the same.",

@@ -8,7 +8,7 @@ use skald_model::{LabelsRef, Result, TenantId, TenantLimits, Timestamp};
 use skald_removal::{AtRewrite, Due, Entry, Resolver, Sieve, Source};
 use skald_runtime::Clock;
 use skald_storage::block::BlockSummary;
-use skald_storage::rewrite::{Keep, Kept};
+use skald_storage::rewrite::{Keep, KeepRow, Kept, KeptRows};
 use skald_storage::table::{BlockEntry, BlockOrigin, Catalog, Snapshot};
 
 use crate::archive::{Archived, Expired, HowArchived};
@@ -131,15 +131,18 @@ impl Keep for Ruled {
         match self.0.stream(&source, labels, min_ts, max_ts) {
             skald_removal::Keep::All => Kept::All,
             skald_removal::Keep::Nothing => Kept::Nothing,
-            skald_removal::Keep::Within(range) => {
-                Kept::Rows(Box::new(move |time, _, _| range.contains(time)))
-            }
+            skald_removal::Keep::Within(range) => Kept::rows(move |time, _, _| range.contains(time)),
             skald_removal::Keep::Rows(rules) => {
+                let keys = self.0.keys_of_gone(&rules, min_ts, max_ts);
                 let (mut sieve, labels) = (Sieve::new(self.0.clone()), labels.to_owned());
-                Kept::Rows(Box::new(move |timestamp, line, metadata| {
+                let keep: KeepRow = Box::new(move |timestamp, line, metadata| {
                     let entry = Entry { timestamp, received: Entry::OF_BLOCK, line, metadata };
                     sieve.keeps(&rules, &labels, entry)
-                }))
+                });
+                Kept::Rows(match keys {
+                    Some(keys) => KeptRows::with_keys(keep, keys),
+                    None => KeptRows::new(keep),
+                })
             }
         }
     }

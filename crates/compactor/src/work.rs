@@ -232,6 +232,7 @@ impl Compactor {
             into = written.blocks.len(),
             into_bytes = bytes_after,
             rows = rows_after,
+            copied = written.stats.rows_copied,
             duplicates = written.stats.duplicates,
             removed,
             took = ?begun.elapsed(),
@@ -250,6 +251,7 @@ impl Compactor {
         m.bytes_read.inc_by(written.bytes_read);
         m.bytes_written.inc_by(bytes_written);
         m.rows_written.inc_by(written.stats.rows_written);
+        m.rows_copied.inc_by(written.stats.rows_copied);
         m.duplicates.inc_by(written.stats.duplicates);
         m.rows_removed.inc_by(removed);
         self.status.change(tenant, |s| {

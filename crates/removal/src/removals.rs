@@ -7,6 +7,7 @@ use skald_model::label_text::parse_selector;
 use skald_model::removal::{CutoffRule, DeleteRule, NEVER, RemovalSpec};
 use skald_model::retention::{Retention, cutoff};
 use skald_model::{Error, Labels, LabelsRef, Result, Selector, TimeRange, Timestamp};
+use skald_storage::block::FilterKeys;
 use smallvec::SmallVec;
 
 use crate::ranges::{Ranges, left};
@@ -29,6 +30,8 @@ pub struct Removals {
 pub struct Delete {
     pub(crate) rule: DeleteRule,
     pub(crate) query: LogQuery,
+    /// What line filters can tell about the lines that go.
+    keys: Arc<FilterKeys>,
 }
 
 /// Where entries lie, as far as it decides which requests are about them.
@@ -111,7 +114,10 @@ impl Delete {
         let query = LogQuery::compile(&log);
         match &query.invalid {
             Some(e) => Err(invalid(e)),
-            None => Ok(Self { rule, query }),
+            None => {
+                let keys = Arc::new(FilterKeys::new(&query.predicate));
+                Ok(Self { rule, query, keys })
+            }
         }
     }
 
@@ -271,6 +277,21 @@ impl Removals {
     }
 }
 
+impl Removals {
+    /// Keys of which at least one passes every line that goes by `rules`, which were told of a stream from `min` to `max`;
+    /// `None` if nothing is known of those lines.
+    pub fn keys_of_gone(
+        &self,
+        rules: &RowRules,
+        min: Timestamp,
+        max: Timestamp,
+    ) -> Option<Vec<Arc<FilterKeys>>> {
+        let is_uncut = rules.left.iter().any(|left| left.start <= min && max < left.end);
+        let keys = || rules.deletes.iter().map(|number| self.deletes[*number as usize].keys.clone());
+        (is_uncut && keys().all(|keys| !keys.is_empty())).then(|| keys().collect())
+    }
+}
+
 impl Keep {
     /// The times that are left of a stream that is held from `min` to `max`: all that is known without looking at rows.
     pub fn left(&self, min: Timestamp, max: Timestamp) -> Vec<TimeRange> {
@@ -321,7 +342,7 @@ impl Sieve {
     }
 
     fn deletes(&mut self, number: usize, labels: &Labels, entry: Entry<'_>) -> bool {
-        let Delete { rule, query } = &*self.removals.deletes[number];
+        let Delete { rule, query, .. } = &*self.removals.deletes[number];
         if !rule.range.contains(entry.timestamp)
             || entry.received > rule.accepted
             || !query.predicate.matches(entry.line)

@@ -115,6 +115,23 @@ fn filters_see_line_labels_and_metadata() {
 }
 
 #[test]
+fn what_is_known_of_the_lines_that_go() {
+    let known = |queries: &[&str], cut: (i64, i64)| {
+        let mut deletes: Vec<_> = queries.iter().map(|q| delete(3, 10, (0, 100), q)).collect();
+        deletes.push(delete(3, 10, cut, r#"{app="a"}"#));
+        let r = removals(deletes);
+        let Keep::Rows(rules) = r.stream(&BLOCK, labels("a").as_ref(), 20, 30) else { panic!() };
+        r.keys_of_gone(&rules, 20, 30).map(|keys| keys.len())
+    };
+    let (word, id) = (r#"{app="a"} |= "word""#, r#"{app="a"} |= "1234abcd" | json | x="y""#);
+    assert_eq!(known(&[word], (0, 20)), Some(1));
+    assert_eq!(known(&[word, id], (31, 100)), Some(2));
+    assert_eq!(known(&[word], (0, 21)), None, "what is cut through time may have any line");
+    assert_eq!(known(&[word, r#"{app="a"} != "word""#], (0, 20)), None);
+    assert_eq!(known(&[r#"{app="a"} | json | x="y""#], (0, 20)), None);
+}
+
+#[test]
 fn what_is_no_log_query_is_refused() {
     let error = |query: &str| {
         let rule = DeleteRule { generation: 1, accepted: 0, range: TimeRange::ALL, query: query.into() };

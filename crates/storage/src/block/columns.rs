@@ -261,34 +261,46 @@ impl Metadata {
         self.rows = meta.pages.metadata_key.rows(page);
         let mut texts = [0; 2];
         for (i, pages) in [&meta.pages.metadata_key, &meta.pages.metadata_value].into_iter().enumerate() {
-            let (head, body) = page::read(fetched.get(pages.bytes(page))?)?;
-            expect(&head, Encoding::DeltaLengthByteArray, None)?;
-            d.decompress(body, head.raw_len, &mut self.buffers[i])?;
-            let buffer = &self.buffers[i];
-            let (mut at, mut entries) = (0, 0);
-            for level in &mut self.levels {
-                let len = buffer.get(at..at + 4).ok_or_else(|| corrupt("metadata page", "cut short"))?;
-                let len = u32::from_le_bytes(len.try_into().expect("four bytes")) as usize;
-                let runs = buffer.get(at + 4..(at + 4).saturating_add(len));
-                let runs = runs.ok_or_else(|| corrupt("metadata page", "cut short"))?;
-                level.clear();
-                hybrid::decode(runs, 1, head.values, level)?;
-                entries = level.iter().filter(|l| **l == 1).count();
-                at += 4 + len;
-            }
-            self.lengths[i].clear();
-            let used = delta::decode(&buffer[at..], entries, &mut self.lengths[i])?;
-            let total: i64 = self.lengths[i].iter().fold(0, |sum, l| sum.saturating_add(*l));
-            texts[i] = at + used;
-            let negative = self.lengths[i].iter().any(|l| *l < 0);
-            if self.lengths[i].len() != entries || negative || texts[i] as i64 + total != buffer.len() as i64
-            {
-                return Err(corrupt("metadata page", "lengths of texts do not add up"));
-            }
+            texts[i] = self.read_texts(i, fetched.get(pages.bytes(page))?, d)?;
         }
         self.assemble(texts)?;
         self.page = page;
         Ok(())
+    }
+
+    /// Reads levels and lengths of a page of names (0) or values (1); returns where in its buffer the texts begin.
+    fn read_texts(&mut self, i: usize, page: &[u8], d: &mut Decompressor) -> Result<usize> {
+        let (head, body) = page::read(page)?;
+        expect(&head, Encoding::DeltaLengthByteArray, None)?;
+        d.decompress(body, head.raw_len, &mut self.buffers[i])?;
+        let buffer = &self.buffers[i];
+        let (mut at, mut entries) = (0, 0);
+        for level in &mut self.levels {
+            let len = buffer.get(at..at + 4).ok_or_else(|| corrupt("metadata page", "cut short"))?;
+            let len = u32::from_le_bytes(len.try_into().expect("four bytes")) as usize;
+            let runs = buffer.get(at + 4..(at + 4).saturating_add(len));
+            let runs = runs.ok_or_else(|| corrupt("metadata page", "cut short"))?;
+            level.clear();
+            hybrid::decode(runs, 1, head.values, level)?;
+            entries = level.iter().filter(|l| **l == 1).count();
+            at += 4 + len;
+        }
+        self.lengths[i].clear();
+        let used = delta::decode(&buffer[at..], entries, &mut self.lengths[i])?;
+        let total: i64 = self.lengths[i].iter().fold(0, |sum, l| sum.saturating_add(*l));
+        let texts = at + used;
+        let negative = self.lengths[i].iter().any(|l| *l < 0);
+        if self.lengths[i].len() != entries || negative || texts as i64 + total != buffer.len() as i64 {
+            return Err(corrupt("metadata page", "lengths of texts do not add up"));
+        }
+        Ok(texts)
+    }
+
+    /// The bytes that the names or the values of a page take when they are packed.
+    pub(crate) fn packed_bytes(&mut self, page: &[u8], d: &mut Decompressor) -> Result<u64> {
+        self.read_texts(0, page, d)?;
+        let varint = |v: u64| u64::from((64 - v.leading_zeros()).div_ceil(7).max(1));
+        Ok(self.lengths[0].iter().map(|l| *l as u64 + varint(*l as u64)).sum())
     }
 
     /// Puts names and values together, row by row.

@@ -30,7 +30,7 @@ pub(crate) struct Bounds {
 }
 
 /// A column chunk that has been written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WrittenChunk {
     pub(crate) column: Column,
     pub(crate) values: u64,
@@ -43,7 +43,7 @@ pub(crate) struct WrittenChunk {
 }
 
 /// A row group that has been written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WrittenRowGroup {
     pub(crate) rows: u64,
     pub(crate) chunks: Vec<WrittenChunk>,

@@ -16,6 +16,7 @@ use super::format::{
     Column, KEY_FILTER, KEY_METADATA, KEY_PAGES, KEY_STREAMS, KEY_VERSION, KEY_WORDS, MAGIC, PageTableCrc,
     Section, check_version,
 };
+use super::groups::{StoredGroup, stored_groups};
 use super::line_filter::{FilterKeys, IdFilter, PageProbe, WordIndex};
 use super::stream_index::StreamIndex;
 
@@ -33,6 +34,17 @@ pub struct BlockMeta {
     words: Option<WordIndex>,
     pub(crate) pages: ColumnPages,
     pub(crate) groups: Vec<Group>,
+    /// Empty unless the block was opened by [`BlockMeta::parse_for_copies`].
+    pub(crate) stored_groups: Vec<Option<StoredGroup>>,
+}
+
+/// What is read of the end of a file beside what reading rows takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extra {
+    Nothing,
+    Filters,
+    /// Filters of at most so many bytes, and the row groups as they are stored.
+    Stored(u64),
 }
 
 /// A row group.
@@ -93,7 +105,7 @@ impl BlockMeta {
     /// Reads the end of a file of `file_size` bytes. `tail` must reach from the block's `tail_offset`, or before, to
     /// the end of the file; if it is shorter, [`Error::NeedTail`] tells from where on it is needed.
     pub fn parse(tail: &Bytes, file_size: u64) -> Result<Self> {
-        Self::read(&Tail::new(tail, file_size)?, true).map_err(|e| match e {
+        Self::read(&Tail::new(tail, file_size)?, Extra::Filters).map_err(|e| match e {
             Error::NotFetched { start, .. } => Error::NeedTail { offset: start },
             other => other,
         })
@@ -102,10 +114,16 @@ impl BlockMeta {
     /// Reads what reading rows takes, and leaves out the filters, which are most of the end of a large block. `pieces` of a
     /// file of `file_size` bytes may be any; if one is lacking, [`Error::NotFetched`] tells which.
     pub fn parse_without_filters(pieces: &Fetched, file_size: u64) -> Result<Self> {
-        Self::read(&Tail { pieces: pieces.clone(), file_size }, false)
+        Self::read(&Tail { pieces: pieces.clone(), file_size }, Extra::Nothing)
     }
 
-    fn read(tail: &Tail, with_filters: bool) -> Result<Self> {
+    /// Reads what copying row groups takes, and the filters unless they are more than `filters_max` bytes; else as
+    /// [`BlockMeta::parse_without_filters`].
+    pub fn parse_for_copies(pieces: &Fetched, file_size: u64, filters_max: u64) -> Result<Self> {
+        Self::read(&Tail { pieces: pieces.clone(), file_size }, Extra::Stored(filters_max))
+    }
+
+    fn read(tail: &Tail, extra: Extra) -> Result<Self> {
         let metadata = tail.footer()?;
         let pair = |key: &str| {
             let pairs = metadata.file_metadata().key_value_metadata()?;
@@ -121,6 +139,12 @@ impl BlockMeta {
         let metadata_at = pair(KEY_METADATA).map(Section::parse).transpose()?;
         let sections = [Some(streams_at), filter_at, words_at, metadata_at];
         let tail_offset = sections.iter().flatten().map(|s| s.offset).min().unwrap_or(streams_at.offset);
+        let filters = || [filter_at, words_at].iter().flatten().map(|s| s.length).sum::<u64>();
+        let with_filters = match extra {
+            Extra::Nothing => false,
+            Extra::Filters => true,
+            Extra::Stored(filters_max) => filters() <= filters_max,
+        };
         let (filter_at, words_at) = if with_filters { (filter_at, words_at) } else { (None, None) };
         let mut streams = StreamIndex::open(tail.section(streams_at, "stream index")?)?;
         if let Some(at) = metadata_at {
@@ -150,7 +174,12 @@ impl BlockMeta {
         if words.as_ref().is_some_and(|w| w.pages() != pages.line.len()) {
             return Err(corrupt("word index", "it covers other pages than the file has"));
         }
-        Ok(Self { file_size: tail.file_size, tail_offset, version, streams, filter, words, pages, groups })
+        let stored_groups = match extra {
+            Extra::Stored(_) => stored_groups(&metadata, tail_offset),
+            _ => Vec::new(),
+        };
+        let file_size = tail.file_size;
+        Ok(Self { file_size, tail_offset, version, streams, filter, words, pages, groups, stored_groups })
     }
 
     /// Length of the file.
@@ -209,6 +238,12 @@ impl BlockMeta {
             + self.streams.memory_bytes()
             + self.filter.as_ref().map_or(0, IdFilter::memory_bytes)
             + self.words.as_ref().map_or(0, WordIndex::memory_bytes)
+    }
+
+    /// The rows of the row group with this number.
+    pub(crate) fn rows_of_group(&self, number: usize) -> Range<u32> {
+        let end = self.groups.get(number + 1).map_or(self.rows(), |next| next.first_row);
+        self.groups[number].first_row..end
     }
 
     /// The row group that holds `row`.

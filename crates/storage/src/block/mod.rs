@@ -15,6 +15,7 @@ mod error;
 mod fetched;
 mod footer;
 pub mod format;
+mod groups;
 mod hybrid;
 mod inspect;
 mod line_filter;

@@ -2,7 +2,7 @@
 
 use skald_model::{LabelsRef, Timestamp};
 
-pub use crate::block::merge::{KeepRow, Kept};
+pub use crate::block::merge::{KeepRow, Kept, KeptRows};
 use crate::table::BlockOrigin;
 
 /// What stays of a block's rows when it is rewritten.

@@ -18,16 +18,16 @@ use object_store::ObjectStore as _;
 use skald_model::{TenantId, TimeRange};
 
 pub use crate::block::merge::MergeStats;
-use crate::block::merge::{KeepStream, Merge, MergeOptions, MergeStep, MergedBlock};
+use crate::block::merge::{KeepStream, Merge, MergeOptions, MergeStep, MergedBlock, Prune, Rewriting};
 use crate::block::{self, BlockMeta, BlockOptions, Fetched};
 use crate::table::{BlockEntry, BlockOrigin, Catalog, Error, NewBlock, Result, block_path};
-pub use keep::{Keep, KeepAll, KeepRow, Kept};
+pub use keep::{Keep, KeepAll, KeepRow, Kept, KeptRows};
 pub use slices::{slice_of, slices};
 
 /// Bytes of the end of a file that are read first.
 const TAIL_FIRST: u64 = 64 << 10;
 /// Rounds of reading the end of a file.
-const TAIL_ROUNDS: usize = 8;
+const TAIL_ROUNDS: usize = 12;
 /// What an input holds beside what it has fetched: a decoded page of each column, the streams ahead, its page table.
 const INPUT_BYTES: u64 = 2 << 20;
 
@@ -195,8 +195,11 @@ impl Rewrite<'_> {
         let whole = inputs.iter().all(|b| range.covers(b.summary.min_ts, b.summary.max_ts));
         let options = self.options.merge(runs.len());
         let options = MergeOptions { range: if whole { TimeRange::ALL } else { range }, ..options };
-        let keeps = inputs.iter().map(|b| self.keep_of(b)).collect();
-        let mut merge = Box::new(Merge::new(numbered, keeps, options));
+        let single = inputs.len() == 1 && whole && self.options.place.is_some();
+        let mut merge: Box<dyn Rewriting> = match &inputs[..] {
+            [block] if single => Box::new(Prune::new(self.keep_of(block), options)),
+            _ => Box::new(Merge::new(numbered, inputs.iter().map(|b| self.keep_of(b)).collect(), options)),
+        };
         if let [block] = &inputs[..]
             && self.keeps_list()
         {
@@ -208,7 +211,7 @@ impl Rewrite<'_> {
             merge = went_on.0;
             match went_on.1 {
                 MergeStep::Open { input } => {
-                    let meta = self.open(&inputs[input]).await?;
+                    let meta = self.open(&inputs[input], single).await?;
                     merge.opened(input, meta);
                 }
                 MergeStep::Fetch { input, ranges } => {
@@ -263,8 +266,13 @@ impl Rewrite<'_> {
         });
     }
 
-    /// Reads the end of a block but for its filters.
-    async fn open(&mut self, block: &BlockEntry) -> Result<BlockMeta> {
+    /// Reads the end of a block: without its filters, or what it takes to copy row groups.
+    async fn open(&mut self, block: &BlockEntry, copies: bool) -> Result<BlockMeta> {
+        let parse = |pieces: &Fetched, size| match copies {
+            false => BlockMeta::parse_without_filters(pieces, size),
+            // The inputs' half of the memory is this one's alone.
+            true => BlockMeta::parse_for_copies(pieces, size, self.options.memory_bytes / 4),
+        };
         let size = block.size();
         let mut pieces = Fetched::new();
         let mut wanted = size.saturating_sub(TAIL_FIRST)..size;
@@ -272,7 +280,7 @@ impl Rewrite<'_> {
             for (range, bytes) in self.read(block, &[wanted]).await? {
                 pieces.insert(range.start, bytes);
             }
-            match BlockMeta::parse_without_filters(&pieces, size) {
+            match parse(&pieces, size) {
                 Ok(meta) => return Ok(meta),
                 Err(block::Error::NotFetched { start, end }) => wanted = start..end,
                 Err(e) => return Err(unreadable(self.tenant, &block.path, &e)),
@@ -317,7 +325,7 @@ fn unreadable(tenant: &TenantId, path: &str, e: &block::Error) -> Error {
 }
 
 /// Goes on with a merge on a thread for heavy work.
-async fn step(mut merge: Box<Merge>) -> block::Result<(Box<Merge>, MergeStep)> {
+async fn step(mut merge: Box<dyn Rewriting>) -> block::Result<(Box<dyn Rewriting>, MergeStep)> {
     match skald_runtime::blocking(move || merge.step().map(|step| (merge, step))).await {
         Ok(done) => done,
         Err(e) => Err(block::Error::Corrupt { what: "input", detail: format!("the merge panicked: {e}") }),

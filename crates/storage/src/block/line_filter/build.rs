@@ -1,9 +1,11 @@
 //! Builds the line filter, page by page.
 
+use std::ops::Range;
+
 use crate::block::delta::load;
 
 use super::scan::Masks;
-use super::{BLOCK, ID_LEN, anchor_hash, bits_of, block_of};
+use super::{BLOCK, ID_LEN, IdFilter, anchor_hash, bits_of, block_of};
 
 /// Builds the filter section of a block.
 pub struct IdFilterBuilder {
@@ -45,6 +47,21 @@ impl IdFilterBuilder {
         self.directory.extend_from_slice(&((self.blocks.len() / BLOCK) as u32).to_le_bytes());
         self.directory.extend_from_slice(&lens.to_le_bytes());
         self.pages += 1;
+    }
+
+    /// Adds line pages of another block, which are copied from there.
+    pub(crate) fn add_pages(&mut self, filter: &IdFilter, pages: Range<usize>) {
+        let first = if pages.start == 0 { 0 } else { filter.entry(pages.start - 1).0 };
+        let before = (self.blocks.len() / BLOCK) as u32;
+        let mut last = first;
+        for page in pages {
+            let (end, lengths) = filter.entry(page);
+            self.directory.extend_from_slice(&(end - first + before).to_le_bytes());
+            self.directory.extend_from_slice(&lengths.to_le_bytes());
+            self.pages += 1;
+            last = end;
+        }
+        self.blocks.extend_from_slice(filter.blocks(first as usize, last as usize));
     }
 
     fn add_keys(&mut self) {

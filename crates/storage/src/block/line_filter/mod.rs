@@ -36,6 +36,7 @@ pub use build::IdFilterBuilder;
 use keys::Run;
 pub use keys::{FilterKeys, PageProbe};
 pub use scan::Masks;
+pub(crate) use words::PageSet;
 use words::WORD_LEN;
 pub use words::{WordIndex, WordIndexBuilder};
 

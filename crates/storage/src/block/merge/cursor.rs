@@ -2,25 +2,92 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
-use skald_model::{EntryHash, Labels, LabelsRef, StreamId, TimeRange, Timestamp};
+use skald_model::{Labels, LabelsRef, StreamId, TimeRange, Timestamp};
 
-use super::output::Output;
-use super::{KeepStream, Kept, MergeOptions, MergeStats};
+use super::{KeepStream, Kept, KeptRows, MergeOptions, MergeStats};
 use crate::block::columns::ScanBuffers;
 use crate::block::error::Result;
 use crate::block::fetched::Fetched;
+use crate::block::line_filter::{FilterKeys, PageSet};
 use crate::block::meta::{BlockMeta, Pages};
 use crate::block::plan::{joined, timely_rows};
-use crate::block::stream_index::StreamReader;
+use crate::block::stream_index::{StreamInfo, StreamReader};
+use crate::block::writer::StreamPart;
 
 /// Most streams that are looked ahead at, to know what to fetch.
 const AHEAD: usize = 1024;
+
+/// Where rows go.
+pub(super) trait Sink {
+    /// Takes a row; `false` if it has the same already.
+    fn row(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>) -> Result<bool>;
+
+    /// A row did not stay.
+    fn gone(&mut self) {}
+
+    /// Whether no more rows should come for now.
+    fn is_full(&self) -> bool;
+}
+
+/// Which rows of a block a cursor goes through.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    /// The rows.
+    pub(super) rows: Range<u32>,
+    /// The stream of the first one.
+    pub(super) first: u32,
+    /// Which of them are read.
+    pub(super) wanted: Wanted,
+}
+
+/// Which rows of a window are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All of which any may stay.
+    Staying,
+    /// Those about which the stream alone does not tell what is to be known if all of them stay: whether they do, and what
+    /// part they are of a stream of which something else goes.
+    Unknown,
+}
+
+/// What a block has of a stream in a window.
+pub(super) struct Part {
+    pub(super) info: StreamInfo,
+    pub(super) rows: Range<u32>,
+    pub(super) kept: Kept,
+    /// Whether every row of the stream stays, also of those outside of the window.
+    pub(super) whole: bool,
+}
+
+impl Part {
+    /// Whether the stream has rows outside of the window.
+    pub(super) fn crosses(&self) -> bool {
+        self.rows != self.info.rows
+    }
+
+    /// The whole stream, if it stays and has rows outside of the window.
+    pub(super) fn crossing_whole(&self) -> Option<StreamPart> {
+        (self.whole && self.crosses()).then(|| StreamPart::of(&self.info))
+    }
+
+    /// Whether rows have to be read, even if all of them stay.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self.kept, Kept::Rows(_)) || (self.crosses() && !self.whole)
+    }
+}
 
 /// Rows of one stream.
 pub(super) struct Segment {
     pub(super) labels: Labels,
     pub(super) id: StreamId,
+    /// The stream's number in the block.
+    pub(super) ordinal: u32,
+    /// The whole stream, if it stays and has rows outside of the window.
+    pub(super) whole: Option<StreamPart>,
+    /// Whether it has any there.
+    pub(super) crosses: bool,
     rows: Range<u32>,
     /// Whether some of the rows may lie outside of the times wanted.
     timed: bool,
@@ -45,7 +112,10 @@ pub(super) struct Cursor {
     keep: KeepStream,
     range: TimeRange,
     fetch_bytes: u64,
+    window: Window,
     reader: StreamReader,
+    /// For keys that were asked about, the line pages that may hold what passes.
+    probed: Vec<(Arc<FilterKeys>, PageSet)>,
     /// The next stream that was not looked at.
     next: u32,
     /// The streams from the current one on that were.
@@ -59,13 +129,16 @@ pub(super) struct Cursor {
 
 impl Cursor {
     pub(super) fn new(input: usize, meta: BlockMeta, keep: KeepStream, options: &MergeOptions) -> Self {
+        let window = Window { rows: 0..meta.rows(), first: 0, wanted: Wanted::Staying };
         Self {
+            window,
             input,
             meta,
             keep,
             range: options.range,
             fetch_bytes: options.fetch_bytes,
             reader: StreamReader::default(),
+            probed: Vec::new(),
             next: 0,
             ahead: VecDeque::new(),
             row: 0,
@@ -77,6 +150,33 @@ impl Cursor {
 
     pub(super) fn input(&self) -> usize {
         self.input
+    }
+
+    pub(super) fn meta(&self) -> &BlockMeta {
+        &self.meta
+    }
+
+    /// Goes through these rows from now on. What was fetched stays at hand.
+    pub(super) fn turn_to(&mut self, window: Window) {
+        self.ahead.clear();
+        self.next = window.first;
+        self.window = window;
+    }
+
+    /// The rows that it goes through.
+    pub(super) fn window(&self) -> Window {
+        self.window.clone()
+    }
+
+    /// The bytes that the names or the values of a page of structured metadata take when they are packed.
+    pub(super) fn packed_bytes(&mut self, page: &[u8]) -> Result<u64> {
+        let ScanBuffers { metadata, decompressor, .. } = &mut self.buffers;
+        metadata.packed_bytes(page, decompressor)
+    }
+
+    /// What was fetched last.
+    pub(super) fn fetched(&self) -> &Fetched {
+        &self.fetched
     }
 
     pub(super) fn set_fetched(&mut self, bytes: Fetched) {
@@ -99,27 +199,105 @@ impl Cursor {
         }
     }
 
-    /// Looks at one more stream of which something may stay; `false` if there is none.
+    /// Looks at one more stream of which something is wanted; `false` if there is none.
     fn look_ahead(&mut self) -> Result<bool> {
-        let streams = self.meta.streams();
-        while (self.next as usize) < streams.len() {
+        while (self.next as usize) < self.meta.streams().len() {
             let ordinal = self.next;
+            let extent = self.reader.extent(self.meta.streams(), ordinal)?;
+            if extent.rows.start >= self.window.rows.end {
+                break;
+            }
             self.next += 1;
-            let (min_ts, max_ts) = self.reader.times(streams, ordinal)?;
-            if !self.range.overlaps(min_ts, max_ts) {
+            if !self.range.overlaps(extent.min_ts, extent.max_ts) {
                 continue;
             }
-            let info = self.reader.info(streams, ordinal)?;
-            let (first, last) = (min_ts.max(self.range.start), max_ts.min(self.range.end.saturating_sub(1)));
-            let kept = (self.keep)(info.labels.as_ref(), first, last);
-            if matches!(kept, Kept::Nothing) || info.rows.is_empty() {
+            let part = self.part(ordinal)?;
+            let wanted = match self.window.wanted {
+                Wanted::Staying => !matches!(part.kept, Kept::Nothing),
+                Wanted::Unknown => part.is_unknown(),
+            };
+            if !wanted || part.rows.is_empty() {
                 continue;
             }
-            let timed = !self.range.covers(min_ts, max_ts) && self.range != TimeRange::ALL;
-            self.ahead.push_back(Segment { labels: info.labels, id: info.id, rows: info.rows, timed, kept });
+            let timed = !self.range.covers(extent.min_ts, extent.max_ts) && self.range != TimeRange::ALL;
+            let (whole, crosses) = (part.crossing_whole(), part.crosses());
+            if let (Wanted::Unknown, false, Kept::Rows(KeptRows { gone: Some(keys), .. })) =
+                (self.window.wanted, crosses, &part.kept)
+            {
+                let (info, keys) = (part.info, keys.clone());
+                for rows in self.pages_with(&part.rows, &keys) {
+                    let kept = self.keep(&info, info.min_ts, info.max_ts);
+                    let (labels, id) = (info.labels.clone(), info.id);
+                    self.ahead.push_back(Segment { labels, id, ordinal, whole, crosses, rows, timed, kept });
+                }
+                return Ok(true);
+            }
+            let Part { info: StreamInfo { labels, id, .. }, rows, kept, .. } = part;
+            self.ahead.push_back(Segment { labels, id, ordinal, whole, crosses, rows, timed, kept });
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// What the window has of a stream, and what of it stays.
+    pub(super) fn part(&mut self, ordinal: u32) -> Result<Part> {
+        let info = self.reader.info(self.meta.streams(), ordinal)?;
+        let rows = info.rows.start.max(self.window.rows.start)..info.rows.end.min(self.window.rows.end);
+        let crosses = rows != info.rows;
+        let (min_ts, max_ts) = if crosses { self.times(&info, &rows) } else { (info.min_ts, info.max_ts) };
+        let kept = self.keep_rows(&info, &rows, min_ts, max_ts);
+        let whole = matches!(kept, Kept::All)
+            && (!crosses || matches!(self.keep_rows(&info, &info.rows, info.min_ts, info.max_ts), Kept::All));
+        Ok(Part { info, rows, kept, whole })
+    }
+
+    /// What stays of some rows of a stream, as far as the block's filters tell.
+    fn keep_rows(&mut self, info: &StreamInfo, rows: &Range<u32>, min: Timestamp, max: Timestamp) -> Kept {
+        match self.keep(info, min, max) {
+            Kept::Rows(KeptRows { gone: Some(keys), .. }) if self.pages_with(rows, &keys).is_empty() => {
+                Kept::All
+            }
+            kept => kept,
+        }
+    }
+
+    fn keep(&mut self, info: &StreamInfo, min_ts: Timestamp, max_ts: Timestamp) -> Kept {
+        let (first, last) = (min_ts.max(self.range.start), max_ts.min(self.range.end.saturating_sub(1)));
+        (self.keep)(info.labels.as_ref(), first, last)
+    }
+
+    /// Those of `rows` that lie in line pages which may hold what one of `keys` passes.
+    fn pages_with(&mut self, rows: &Range<u32>, keys: &[Arc<FilterKeys>]) -> Vec<Range<u32>> {
+        for keys in keys {
+            if !self.probed.iter().any(|(known, _)| Arc::ptr_eq(known, keys)) {
+                let probe = self.meta.probe(keys);
+                let pages = (0..self.meta.pages.line.len()).filter(|page| probe.may_hold(*page)).collect();
+                self.probed.push((keys.clone(), pages));
+            }
+        }
+        let sets = self.probed.iter().filter(|(known, _)| keys.iter().any(|k| Arc::ptr_eq(known, k)));
+        let sets: Vec<&PageSet> = sets.map(|(_, pages)| pages).collect();
+        let lines = &self.meta.pages.line;
+        let mut found: Vec<Range<u32>> = Vec::new();
+        for page in lines.of_row(rows.start)..=lines.of_row(rows.end - 1) {
+            if sets.iter().any(|set| set.contains(page)) {
+                let here = lines.rows(page);
+                let (start, end) = (here.start.max(rows.start), here.end.min(rows.end));
+                match found.last_mut() {
+                    Some(last) if last.end == start => last.end = end,
+                    _ => found.push(start..end),
+                }
+            }
+        }
+        found
+    }
+
+    /// Times between which some of the rows of a stream lie, as far as the page index tells.
+    fn times(&self, info: &StreamInfo, rows: &Range<u32>) -> (Timestamp, Timestamp) {
+        let (of_row, micros) = (|row| self.meta.pages.timestamp.of_row(row), &self.meta.pages.micros);
+        let (first, last) = (micros[of_row(rows.start)].0, micros[of_row(rows.end - 1)].1);
+        let (first, last) = (first.saturating_mul(1000), last.saturating_mul(1000).saturating_add(999));
+        (info.min_ts.max(first), info.max_ts.min(last))
     }
 
     /// Where the cursor stands, rows before the times wanted passed over.
@@ -197,15 +375,15 @@ impl Cursor {
     pub(super) fn copy(
         &mut self,
         last: Timestamp,
-        output: &mut Output,
+        sink: &mut impl Sink,
         stats: &mut MergeStats,
     ) -> Result<()> {
         let Some(segment) = self.ahead.front() else { return Ok(()) };
         let last = if segment.timed { last.min(self.range.end - 1) } else { last };
         let end = segment.rows.end;
-        while self.row < end && !output.is_full() && self.is_at_hand() {
+        while self.row < end && !sink.is_full() && self.is_at_hand() {
             let rows = self.row..self.end_of_pages(end);
-            if !self.copy_rows(&rows, last, output, stats)? {
+            if !self.copy_rows(&rows, last, sink, stats)? {
                 return Ok(());
             }
         }
@@ -227,7 +405,7 @@ impl Cursor {
         &mut self,
         rows: &Range<u32>,
         last: Timestamp,
-        output: &mut Output,
+        sink: &mut impl Sink,
         stats: &mut MergeStats,
     ) -> Result<bool> {
         let Self { meta, fetched, ahead, row, line_rows, buffers, .. } = self;
@@ -251,12 +429,13 @@ impl Cursor {
             *row += 1;
             stats.rows_read += 1;
             if let Kept::Rows(keep) = &mut segment.kept
-                && !keep(*ts, line, metadata)
+                && !keep.keep(*ts, line, metadata)
             {
                 stats.removed += 1;
+                sink.gone();
                 continue;
             }
-            match output.row(*ts, line, metadata, EntryHash::of(*ts, line, metadata))? {
+            match sink.row(*ts, line, metadata)? {
                 true => stats.rows_written += 1,
                 false => stats.duplicates += 1,
             }

@@ -1,29 +1,35 @@
 //! Merges blocks of one day: rows in order, exact duplicates once, with a say on which rows stay.
 //!
-//! [`Merge`] does no I/O. [`Merge::step`] goes on as far as the bytes at hand allow and says what it needs next: an input
+//! [`Merge`] does no I/O. [`Rewriting::step`] goes on as far as the bytes at hand allow and says what it needs next: an input
 //! opened, some of its bytes, or bytes of the output taken away. So memory is what the inputs were given at once, a page
 //! of each decoded, and what the writer keeps until the end of a block, whatever the size of the blocks.
 //!
 //! Inputs come as *runs*: blocks whose streams follow each other, so that only one of a run is open at a time. Runs come
 //! in the order of their age, which decides between rows of one stream and time.
+//!
+//! [`Prune`] is for one block that only loses rows.
 
 mod cursor;
 mod output;
+mod prune;
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 use skald_model::{Labels, LabelsRef, StreamId, TimeRange, Timestamp};
 
 use super::error::{Error, Result};
 use super::fetched::Fetched;
+use super::line_filter::FilterKeys;
 use super::meta::BlockMeta;
 use super::writer::BlockOptions;
 use cursor::{Cursor, Head};
 use output::Output;
+pub use prune::Prune;
 
 /// Decides about one row, by its time, line and structured metadata: whether it stays.
 pub type KeepRow = Box<dyn FnMut(Timestamp, &[u8], LabelsRef<'_>) -> bool + Send>;
@@ -37,8 +43,40 @@ pub enum Kept {
     All,
     /// No row; none is read.
     Nothing,
-    /// The rows for which this says so.
-    Rows(KeepRow),
+    /// The rows that these rules keep.
+    Rows(KeptRows),
+}
+
+/// Rules that are tried on each row.
+pub struct KeptRows {
+    keep: KeepRow,
+    /// Of these at least one passes every line that goes; `None` if nothing is known of them.
+    gone: Option<Vec<Arc<FilterKeys>>>,
+}
+
+impl KeptRows {
+    /// The rows for which `keep` says so.
+    pub fn new(keep: KeepRow) -> Self {
+        Self { keep, gone: None }
+    }
+
+    /// The same, and it is known that the line of every row that goes passes at least one of `gone`. So line filters can tell
+    /// which pages have none. Equal keys should be the same ones.
+    pub fn with_keys(keep: KeepRow, gone: Vec<Arc<FilterKeys>>) -> Self {
+        Self { keep, gone: Some(gone) }
+    }
+
+    /// Whether a row stays.
+    pub fn keep(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>) -> bool {
+        (self.keep)(timestamp, line, metadata)
+    }
+}
+
+impl Kept {
+    /// The rows for which `keep` says so.
+    pub fn rows(keep: impl FnMut(Timestamp, &[u8], LabelsRef<'_>) -> bool + Send + 'static) -> Self {
+        Self::Rows(KeptRows::new(Box::new(keep)))
+    }
 }
 
 impl std::fmt::Debug for Kept {
@@ -84,12 +122,12 @@ impl Default for MergeOptions {
 /// What a merge needs next.
 #[derive(Debug)]
 pub enum MergeStep {
-    /// The end of this input, by [`Merge::opened`].
+    /// The end of this input, by [`Rewriting::opened`].
     Open {
         /// Number of the input.
         input: usize,
     },
-    /// These bytes of this input, by [`Merge::fetched`].
+    /// These bytes of this input, by [`Rewriting::fetched`].
     Fetch {
         /// Number of the input.
         input: usize,
@@ -126,6 +164,8 @@ pub struct MergeStats {
     pub duplicates: u64,
     /// Rows that were read and did not stay.
     pub removed: u64,
+    /// Those of the rows written whose row groups were copied as they are.
+    pub rows_copied: u64,
 }
 
 impl MergeStats {
@@ -135,6 +175,7 @@ impl MergeStats {
         self.rows_written += other.rows_written;
         self.duplicates += other.duplicates;
         self.removed += other.removed;
+        self.rows_copied += other.rows_copied;
     }
 }
 
@@ -149,6 +190,24 @@ struct Key {
 struct Source {
     blocks: VecDeque<usize>,
     cursor: Option<Cursor>,
+}
+
+/// Work on blocks that goes on as far as the bytes at hand allow.
+pub trait Rewriting: Send {
+    /// Gives the first block that is written a list of pushes.
+    fn set_pushes(&mut self, pushes: super::PushList);
+
+    /// Hands in the end of an input that a step asked for.
+    fn opened(&mut self, input: usize, meta: BlockMeta);
+
+    /// Hands in bytes of an input that a step asked for.
+    fn fetched(&mut self, input: usize, bytes: Fetched);
+
+    /// Goes on as far as possible.
+    fn step(&mut self) -> Result<MergeStep>;
+
+    /// What was done so far.
+    fn stats(&self) -> MergeStats;
 }
 
 /// A merge under way.
@@ -184,35 +243,28 @@ impl Merge {
             stats: MergeStats::default(),
         }
     }
+}
 
-    /// What was done so far.
-    pub fn stats(&self) -> MergeStats {
-        self.stats
-    }
-
-    /// Gives the first block that is written a list of pushes.
-    pub fn set_pushes(&mut self, pushes: super::PushList) {
+impl Rewriting for Merge {
+    fn set_pushes(&mut self, pushes: super::PushList) {
         self.output.set_pushes(pushes);
     }
 
-    /// Hands in the end of an input that a step asked for.
-    pub fn opened(&mut self, input: usize, meta: BlockMeta) {
+    fn opened(&mut self, input: usize, meta: BlockMeta) {
         let source = self.sources.iter_mut().find(|s| s.blocks.front() == Some(&input));
         if let (Some(source), Some(keep)) = (source, self.keeps.get_mut(input).and_then(Option::take)) {
             source.cursor = Some(Cursor::new(input, meta, keep, &self.options));
         }
     }
 
-    /// Hands in bytes of an input that a step asked for.
-    pub fn fetched(&mut self, input: usize, bytes: Fetched) {
+    fn fetched(&mut self, input: usize, bytes: Fetched) {
         let mut cursors = self.sources.iter_mut().filter_map(|s| s.cursor.as_mut());
         if let Some(cursor) = cursors.find(|c| c.input() == input) {
             cursor.set_fetched(bytes);
         }
     }
 
-    /// Goes on as far as possible.
-    pub fn step(&mut self) -> Result<MergeStep> {
+    fn step(&mut self) -> Result<MergeStep> {
         loop {
             if let Some(step) = self.output.take_step() {
                 return Ok(step);
@@ -231,6 +283,12 @@ impl Merge {
         }
     }
 
+    fn stats(&self) -> MergeStats {
+        self.stats
+    }
+}
+
+impl Merge {
     /// Finds out the next stream of each source that does not know it.
     fn settle(&mut self) -> Result<Option<MergeStep>> {
         while let Some(&number) = self.unsettled.last() {
@@ -270,7 +328,7 @@ impl Merge {
         {
             members.extend(self.waiting.pop().map(|Reverse((_, number))| number));
         }
-        self.output.turn_to(key.labels.clone(), key.id);
+        self.output.turn_to(key.labels.clone(), key.id, None);
         self.current = Some((key, members));
         true
     }

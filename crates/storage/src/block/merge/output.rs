@@ -5,10 +5,13 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashSet;
 use skald_model::{EntryHash, Labels, LabelsRef, StreamId, Timestamp};
 
+use super::cursor::Sink;
 use super::{MergeOptions, MergeStep, MergedBlock};
 use crate::block::error::Result;
+use crate::block::groups::StoredGroup;
+use crate::block::meta::BlockMeta;
 use crate::block::pushes::PushList;
-use crate::block::writer::{BlockOptions, BlockWriter};
+use crate::block::writer::{BlockOptions, BlockWriter, StreamPart};
 
 /// Rows of one time that are compared one by one; of more a set is kept.
 const FEW: usize = 16;
@@ -24,11 +27,19 @@ pub(super) struct Output {
     output_bytes: usize,
     writer_bytes: usize,
     writer: Option<Writing>,
-    stream: Option<(Labels, StreamId)>,
+    stream: Option<Stream>,
     seen: Seen,
     steps: VecDeque<MergeStep>,
     /// For the first block.
     pushes: PushList,
+}
+
+/// The stream that rows are of.
+struct Stream {
+    labels: Labels,
+    id: StreamId,
+    /// What there will be of it in all, if that is known.
+    whole: Option<StreamPart>,
 }
 
 /// A block in the making.
@@ -113,58 +124,69 @@ impl Output {
         self.steps.pop_front()
     }
 
-    /// Whether bytes have to be taken away before more rows come.
-    pub(super) fn is_full(&self) -> bool {
-        !self.steps.is_empty()
-            || self.writer.as_ref().is_some_and(|w| w.writer.output().len() >= self.output_bytes)
-    }
-
-    /// The rows to come are of another stream.
-    pub(super) fn turn_to(&mut self, labels: Labels, id: StreamId) {
-        self.stream = Some((labels, id));
+    /// The rows to come are of another stream. If `whole` tells what there will be of it in all, its rows go into one block.
+    pub(super) fn turn_to(&mut self, labels: Labels, id: StreamId, whole: Option<StreamPart>) {
+        self.stream = Some(Stream { labels, id, whole });
         self.seen.clear();
         if let Some(writing) = &mut self.writer {
             writing.in_stream = false;
         }
     }
 
-    /// Writes a row of the current stream; `false` if the same was written already. Times do not go back.
-    #[inline]
-    pub(super) fn row(
-        &mut self,
-        timestamp: Timestamp,
-        line: &[u8],
-        metadata: LabelsRef<'_>,
-        hash: EntryHash,
-    ) -> Result<bool> {
-        let later = timestamp != self.seen.at;
-        if !self.seen.insert(timestamp, hash) {
-            return Ok(false);
-        }
-        if self.writer.as_ref().is_some_and(|w| self.is_over(w, later)) {
-            self.finish()?;
-        }
-        if self.writer.is_none() {
-            let writer = BlockWriter::new(&self.block)?;
-            self.writer =
-                Some(Writing { writer, stream_ids: None, rows: 0, is_heavy: false, in_stream: false });
-        }
-        let Some(writing) = &mut self.writer else { return Ok(false) };
+    /// The block in the making.
+    fn writing(&mut self) -> Result<&mut Writing> {
+        let writing = match self.writer.take() {
+            Some(writing) => writing,
+            None => {
+                let writer = BlockWriter::new(&self.block)?;
+                Writing { writer, stream_ids: None, rows: 0, is_heavy: false, in_stream: false }
+            }
+        };
+        Ok(self.writer.insert(writing))
+    }
+
+    /// The block in the making, which has been told of the current stream.
+    fn writing_in_stream(&mut self) -> Result<&mut Writing> {
+        let stream = self.stream.take();
+        let writing = self.writing()?;
         if !writing.in_stream
-            && let Some((labels, id)) = &self.stream
+            && let Some(Stream { labels, id, whole }) = &stream
         {
             writing.writer.begin_stream(labels, *id)?;
+            if let Some(whole) = whole {
+                writing.writer.tell_whole(*whole);
+            }
             writing.in_stream = true;
             let signed = id.0 as i64;
             let (min, max) = writing.stream_ids.unwrap_or((signed, signed));
             writing.stream_ids = Some((min.min(signed), max.max(signed)));
         }
-        writing.rows += 1;
-        writing.writer.row_hashed(timestamp, line, metadata, hash)?;
-        if writing.rows.is_multiple_of(ROWS_PER_LOOK) {
-            writing.is_heavy = writing.writer.memory_bytes() >= self.writer_bytes;
-        }
-        Ok(true)
+        self.stream = stream;
+        self.writing()
+    }
+
+    /// Whether row groups of a block can be taken over as they are.
+    pub(super) fn can_copy(&self, from: &BlockMeta) -> bool {
+        self.block.word_index == from.words().is_some()
+            && (self.block.filter_bits_per_key > 0.0) == from.filter().is_some()
+    }
+
+    /// Begins a row group that is copied: [`Output::copied_rows`] tells of its rows, [`Output::copy_bytes`] brings its
+    /// bytes, whole. No block ends within it or because of it.
+    pub(super) fn copy_group(&mut self, group: &StoredGroup, from: &BlockMeta) -> Result<()> {
+        let writing = self.writing()?;
+        writing.rows += group.written.rows;
+        writing.writer.copy_group(group, from)
+    }
+
+    /// The current stream has these rows in the row group that is being copied.
+    pub(super) fn copied_rows(&mut self, part: &StreamPart) -> Result<()> {
+        self.writing_in_stream()?.writer.copied_rows(part)
+    }
+
+    /// See [`BlockWriter::copy_bytes`].
+    pub(super) fn copy_bytes(&mut self, bytes: &[u8], metadata_bytes: u64) -> Result<()> {
+        self.writing()?.writer.copy_bytes(bytes, metadata_bytes)
     }
 
     /// Whether the next row belongs to the next block. Streams are kept whole up to half as much again as the target; rows
@@ -195,5 +217,37 @@ impl Output {
         let block = MergedBlock { summary: finished.summary, stream_ids, pushes: finished.pushes };
         self.steps.push_back(MergeStep::Block(Box::new(block)));
         Ok(())
+    }
+}
+
+impl Sink for Output {
+    /// Writes a row of the current stream. Times do not go back.
+    #[inline]
+    fn row(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>) -> Result<bool> {
+        let hash = EntryHash::of(timestamp, line, metadata);
+        let later = timestamp != self.seen.at;
+        if !self.seen.insert(timestamp, hash) {
+            return Ok(false);
+        }
+        if self.writer.as_ref().is_some_and(|w| self.is_over(w, later)) {
+            self.finish()?;
+        }
+        let writer_bytes = self.writer_bytes;
+        let writing = match &mut self.writer {
+            Some(writing) if writing.in_stream => writing,
+            _ => self.writing_in_stream()?,
+        };
+        writing.rows += 1;
+        writing.writer.row_hashed(timestamp, line, metadata, hash)?;
+        if writing.rows.is_multiple_of(ROWS_PER_LOOK) {
+            writing.is_heavy = writing.writer.memory_bytes() >= writer_bytes;
+        }
+        Ok(true)
+    }
+
+    /// Whether bytes have to be taken away before more rows come.
+    fn is_full(&self) -> bool {
+        !self.steps.is_empty()
+            || self.writer.as_ref().is_some_and(|w| w.writer.output().len() >= self.output_bytes)
     }
 }

@@ -1,5 +1,7 @@
 //! Merges against a model: the rows of all inputs in order, each once, less what does not stay.
 
+mod prune;
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -79,15 +81,28 @@ fn merge(
             keep(labels)
         }) as KeepStream
     });
-    let mut merge = Merge::new(numbered, keeps.collect(), options);
+    run(&mut Merge::new(numbered, keeps.collect(), options), &files, None)
+}
+
+/// Goes on to the end; hands in exactly the bytes that are asked for. `filters_max` as [`BlockMeta::parse_for_copies`] has it,
+/// for what copies row groups.
+pub(super) fn run(
+    rewriting: &mut dyn Rewriting,
+    files: &[Bytes],
+    filters_max: Option<u64>,
+) -> (Vec<Bytes>, Vec<MergedBlock>, MergeStats) {
     let (mut out, mut blocks, mut open) = (Vec::new(), Vec::new(), Vec::new());
     loop {
-        match merge.step().unwrap() {
+        match rewriting.step().unwrap() {
             MergeStep::Open { input } => {
                 let (file, size) = (&files[input], files[input].len() as u64);
                 let mut pieces = Fetched::new();
                 let meta = loop {
-                    match BlockMeta::parse_without_filters(&pieces, size) {
+                    let parsed = match filters_max {
+                        None => BlockMeta::parse_without_filters(&pieces, size),
+                        Some(max) => BlockMeta::parse_for_copies(&pieces, size, max),
+                    };
+                    match parsed {
                         Ok(meta) => break meta,
                         Err(Error::NotFetched { start, end }) => {
                             pieces.insert(start, file.slice(start as usize..end as usize));
@@ -95,14 +110,14 @@ fn merge(
                         Err(e) => panic!("{e}"),
                     }
                 };
-                merge.opened(input, meta);
+                rewriting.opened(input, meta);
             }
             MergeStep::Fetch { input, ranges } => {
                 let mut fetched = Fetched::new();
                 for r in ranges {
                     fetched.insert(r.start, files[input].slice(r.start as usize..r.end as usize));
                 }
-                merge.fetched(input, fetched);
+                rewriting.fetched(input, fetched);
             }
             MergeStep::Output(bytes) => open.extend(bytes),
             MergeStep::Block(block) => {
@@ -113,7 +128,7 @@ fn merge(
         }
     }
     assert!(open.is_empty());
-    (out, blocks, merge.stats())
+    (out, blocks, rewriting.stats())
 }
 
 /// The rows of inputs, the oldest first, in order and each once.
@@ -129,7 +144,8 @@ fn some_row() -> impl Strategy<Value = Row> {
     let metadata = prop_oneof![3 => Just(Labels::empty()), 1 => "[xy]".prop_map(|v| Labels::from_pairs([("m", v.as_str())]))];
     // Few times and lines, so that many rows are alike; some long runs of times.
     let ts = prop_oneof![0i64..6, 0i64..400];
-    (0u8..6, ts, "(a|b|id=[0-9a-f]{8}){0,2}", metadata).prop_map(|(s, ts, line, m)| (s, ts * 999, line, m))
+    (0u8..6, ts, "(a|b|id=[0-9a-f]{8}|one two){0,2}", metadata)
+        .prop_map(|(s, ts, line, m)| (s, ts * 999, line, m))
 }
 
 fn some_block() -> impl Strategy<Value = Vec<Row>> {
@@ -172,7 +188,7 @@ proptest! {
             if stream == nothing_of {
                 Kept::Nothing
             } else if stream == rows_of {
-                Kept::Rows(Box::new(|ts, line, _| ts % 2 == 0 || line.starts_with(b"a")))
+                Kept::rows(|ts, line, _| ts % 2 == 0 || line.starts_with(b"a"))
             } else {
                 Kept::All
             }
@@ -249,7 +265,7 @@ fn nothing_that_stays_gives_no_block() {
     let file = write(&rows, &BlockOptions::default()).0;
     let (files, ..) = merge(&[vec![file.clone()]], |_| Kept::Nothing, MergeOptions::default());
     assert!(files.is_empty());
-    let none = |_: LabelsRef<'_>| Kept::Rows(Box::new(|_, _, _| false));
+    let none = |_: LabelsRef<'_>| Kept::rows(|_, _, _| false);
     let (files, _, stats) = merge(&[vec![file]], none, MergeOptions::default());
     assert_eq!((files.len(), stats.removed), (0, 1));
 }

@@ -232,15 +232,16 @@ pub(crate) struct StreamReader {
 }
 
 impl StreamReader {
-    /// Earliest and latest time of the stream with number `ordinal`.
-    pub(crate) fn times(&mut self, index: &StreamIndex, ordinal: u32) -> Result<(Timestamp, Timestamp)> {
-        let extent = self.page(index, ordinal)?.extent(ordinal as usize % PAGE_STREAMS);
-        Ok((extent.min_ts, extent.max_ts))
+    /// Where the rows of the stream with number `ordinal` lie.
+    pub(crate) fn extent(&mut self, index: &StreamIndex, ordinal: u32) -> Result<StreamExtent> {
+        Ok(self.page(index, ordinal)?.extent(ordinal as usize % PAGE_STREAMS))
     }
 
-    /// The stream with number `ordinal`, but for its metadata's size.
+    /// The stream with number `ordinal`.
     pub(crate) fn info(&mut self, index: &StreamIndex, ordinal: u32) -> Result<StreamInfo> {
-        Ok(self.page(index, ordinal)?.info(ordinal as usize % PAGE_STREAMS, ordinal))
+        let mut info = self.page(index, ordinal)?.info(ordinal as usize % PAGE_STREAMS, ordinal);
+        info.metadata_bytes = index.metadata_bytes(ordinal, info.rows.len() as u64);
+        Ok(info)
     }
 
     fn page(&mut self, index: &StreamIndex, ordinal: u32) -> Result<&StreamPage> {

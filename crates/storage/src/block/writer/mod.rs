@@ -1,15 +1,17 @@
 //! Writes a block.
 
 mod columns;
+mod copy;
 mod line;
+mod part;
 
 use std::io::Write;
 
-use skald_model::volume::metadata_text_bytes;
-use skald_model::{Digest, EntryHash, Labels, LabelsRef, StreamId, Timestamp};
+use skald_model::{EntryHash, Labels, LabelsRef, StreamId, Timestamp};
 
 use columns::FixedColumns;
 use line::LineColumn;
+pub(crate) use part::StreamPart;
 
 use super::error::{Error, Result};
 use super::footer::{self, WrittenRowGroup};
@@ -95,12 +97,10 @@ pub struct BlockWriter<W: Write> {
 struct OpenStream {
     labels: Labels,
     id: StreamId,
-    rows: u32,
-    min_ts: Timestamp,
-    max_ts: Timestamp,
-    bytes: u64,
-    metadata_bytes: u64,
-    digest: Digest,
+    /// What was added.
+    part: StreamPart,
+    /// What there will be at its end, if that is known and not to be counted.
+    whole: Option<StreamPart>,
 }
 
 impl BlockWriter<Vec<u8>> {
@@ -161,16 +161,8 @@ impl<W: Write> BlockWriter<W> {
         }
         self.end_stream()?;
         self.fixed.begin_stream();
-        self.stream = Some(OpenStream {
-            labels: labels.clone(),
-            id,
-            rows: 0,
-            min_ts: 0,
-            max_ts: Timestamp::MIN,
-            bytes: 0,
-            metadata_bytes: 0,
-            digest: Digest::default(),
-        });
+        self.stream =
+            Some(OpenStream { labels: labels.clone(), id, part: StreamPart::default(), whole: None });
         Ok(())
     }
 
@@ -190,8 +182,8 @@ impl<W: Write> BlockWriter<W> {
         let Some(stream) = &mut self.stream else {
             return Err(Error::Order("a row before the first stream".into()));
         };
-        if timestamp < stream.max_ts {
-            let (labels, last) = (&stream.labels, stream.max_ts);
+        if timestamp < stream.part.max_ts {
+            let (labels, last) = (&stream.labels, stream.part.max_ts);
             return Err(Error::Order(format!("time {timestamp} after {last} in {labels}")));
         }
         let bytes = line.len() + metadata.packed().len();
@@ -202,14 +194,7 @@ impl<W: Write> BlockWriter<W> {
             };
             return Err(Error::TooLarge { what, value, limit });
         }
-        if stream.rows == 0 {
-            stream.min_ts = timestamp;
-        }
-        stream.max_ts = timestamp;
-        stream.rows += 1;
-        stream.bytes += line.len() as u64;
-        stream.metadata_bytes += metadata_text_bytes(metadata);
-        stream.digest.add(hash);
+        stream.part.row(timestamp, line, metadata, hash);
         self.fixed.row(timestamp, &stream.labels, stream.id, metadata, &mut self.compressor)?;
         self.metadata_bytes += metadata.packed().len() as u64;
         self.rows += 1;
@@ -293,17 +278,22 @@ impl<W: Write> BlockWriter<W> {
 
     /// Streams without rows leave no trace.
     fn end_stream(&mut self) -> Result<()> {
-        let Some(s) = self.stream.take().filter(|s| s.rows > 0) else { return Ok(()) };
+        let Some(s) = self.stream.take().filter(|s| s.part.rows > 0) else { return Ok(()) };
+        let part = s.whole.unwrap_or(s.part);
+        if part.rows != s.part.rows {
+            let (added, told, labels) = (s.part.rows, part.rows, s.labels);
+            return Err(Error::Order(format!("{added} rows where {told} were told of {labels}")));
+        }
         self.label_values.add(s.labels.as_ref());
-        self.metadata_sizes.add(s.metadata_bytes);
+        self.metadata_sizes.add(part.metadata_bytes);
         self.index.add(BuiltStream {
             labels: s.labels,
             id: s.id,
-            rows: s.rows,
-            min_ts: s.min_ts,
-            max_ts: s.max_ts,
-            bytes: s.bytes,
-            digest: s.digest,
+            rows: part.rows,
+            min_ts: part.min_ts,
+            max_ts: part.max_ts,
+            bytes: part.bytes,
+            digest: part.digest,
         })
     }
 

@@ -1,7 +1,10 @@
 //! Builds the word index, page by page.
 
-use super::{HEAD, LONG, PageSet, WORD_LEN, is_hex};
+use std::ops::Range;
+
 use skald_model::labels::put_varint;
+
+use super::{HEAD, LONG, PageSet, WORD_LEN, WordIndex, is_hex};
 
 use crate::block::line_filter::scan::Masks;
 
@@ -94,13 +97,44 @@ impl WordIndexBuilder {
         });
     }
 
+    /// Adds line pages of another block, which are copied from there.
+    pub(crate) fn add_pages(&mut self, index: &WordIndex, pages: Range<usize>) {
+        let before = self.pages;
+        let here = |page: usize| before + (page - pages.start) as u32;
+        self.pages += pages.len() as u32;
+        self.allowance += ALLOWANCE_PER_PAGE * pages.len();
+        for page in pages.clone() {
+            if index.open.contains(page) {
+                self.open.insert(here(page));
+            }
+            if index.long.contains(page) {
+                self.long.insert(here(page));
+            }
+        }
+        let mut with_it = Vec::new();
+        for number in 0..index.words() {
+            with_it.clear();
+            index.for_pages(number, &pages, |page| with_it.push(here(page)));
+            if !with_it.is_empty() {
+                let word = index.word(number);
+                let head = head(word, 0, word.len());
+                self.put(word, head, hash(head), &with_it);
+            }
+        }
+    }
+
     #[inline(never)]
     fn add(&mut self, data: &[u8], start: usize, len: usize, head: (u64, u64), hash: u64) {
         if len > LONG {
             self.long.insert(self.pages - 1);
             return;
         }
-        let word = &data[start..start + len];
+        self.put(&data[start..start + len], head, hash, &[self.pages - 1]);
+    }
+
+    /// Takes note of a word in `pages`, ascending, none of them before one that the word is known to be in.
+    fn put(&mut self, word: &[u8], head: (u64, u64), hash: u64, pages: &[u32]) {
+        let (len, last) = (word.len(), pages.last().map_or(0, |p| p + 1));
         let mask = self.table.len() - 1;
         let mut slot = (hash >> 16) as usize & mask;
         while let Some(number) = self.table[slot].checked_sub(1) {
@@ -109,11 +143,11 @@ impl WordIndexBuilder {
                 && e.len as usize == len
                 && (len <= 16 || self.text[e.offset as usize..][..len] == *word)
             {
-                if e.page != self.pages {
-                    e.page = self.pages;
+                if e.page != last {
+                    e.page = last;
                     if e.list != UNLISTED {
-                        self.lists[e.list as usize].pages.push(self.pages - 1);
-                        self.places += 1;
+                        self.lists[e.list as usize].pages.extend_from_slice(pages);
+                        self.places += pages.len();
                     }
                 }
                 return;
@@ -128,16 +162,17 @@ impl WordIndexBuilder {
             UNLISTED
         } else {
             let Some(left) = self.allowance.checked_sub(len + WORD_COST) else {
-                self.open.insert(self.pages - 1);
+                pages.iter().for_each(|page| self.open.insert(*page));
                 return;
             };
             self.allowance = left;
-            self.lists.push(List { entry: self.entries.len() as u32, pages: vec![self.pages - 1] });
+            self.lists.push(List { entry: self.entries.len() as u32, pages: pages.to_vec() });
+            self.places += pages.len() - 1;
             self.lists.len() as u32 - 1
         };
         let offset = self.text.len() as u32;
         self.text.extend_from_slice(word);
-        self.entries.push(Entry { head, offset, len: len as u32, page: self.pages, list });
+        self.entries.push(Entry { head, offset, len: len as u32, page: last, list });
         self.table[slot] = self.entries.len() as u32;
         if self.entries.len() * 2 > self.table.len() {
             self.grow();

@@ -23,6 +23,8 @@
 
 mod build;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use memchr::memmem;
 use skald_model::labels::get_varint;
@@ -59,7 +61,7 @@ pub struct WordIndex {
 
 /// Numbers of line pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct PageSet(Vec<u64>);
+pub(crate) struct PageSet(Vec<u64>);
 
 impl PageSet {
     fn all(pages: u32) -> Self {
@@ -73,7 +75,7 @@ impl PageSet {
     }
 
     /// Whether a page is in the set.
-    pub(super) fn contains(&self, page: usize) -> bool {
+    pub(crate) fn contains(&self, page: usize) -> bool {
         self.0.get(page / 64).is_some_and(|w| w >> (page % 64) & 1 == 1)
     }
 
@@ -107,6 +109,14 @@ impl PageSet {
             u64::from_le_bytes(padded)
         };
         Self(bitmap.chunks(8).map(word).collect())
+    }
+}
+
+impl FromIterator<usize> for PageSet {
+    fn from_iter<T: IntoIterator<Item = usize>>(pages: T) -> Self {
+        let mut set = Self::default();
+        pages.into_iter().for_each(|page| set.insert(page as u32));
+        set
     }
 }
 
@@ -246,6 +256,33 @@ impl WordIndex {
         }
         // A separator before the run belongs to the word before.
         memmem::find_iter(words, &run.pattern).for_each(|at| add(at + usize::from(run.begins)));
+    }
+
+    /// The word with this number.
+    fn word(&self, number: usize) -> &[u8] {
+        let start = self.starts[number] as usize;
+        let end = self.starts.get(number + 1).map_or(self.words.len(), |next| *next as usize);
+        // A separator follows it.
+        &self.words[start..end - 1]
+    }
+
+    /// Calls `each` with those of `pages` that the word with this number is in, ascending.
+    fn for_pages(&self, number: usize, pages: &Range<usize>, mut each: impl FnMut(usize)) {
+        let set = &self.sets[self.set_starts[number] as usize..];
+        match set[0] {
+            ALL => pages.clone().for_each(each),
+            LIST => {
+                for_list(&set[1..], |page| {
+                    if pages.contains(&(page as usize)) {
+                        each(page as usize);
+                    }
+                });
+            }
+            _ => {
+                let has = |page: &usize| set[1 + page / 8] >> (page % 8) & 1 == 1;
+                pages.clone().filter(has).for_each(each);
+            }
+        }
     }
 
     fn add_set(&self, word: usize, pages: &mut PageSet) {
