@@ -1,5 +1,5 @@
-//! Merges large blocks on a disk and tells what that takes: time, bytes read and written, and the most memory at a time,
-//! which must stay below the budget. `SKALD_BENCH_BLOCK_MB` (default 64) is the size of the blocks that are merged,
+//! Merges large blocks on a disk, then takes a stream out of them, and tells what each takes: time, bytes read and written, and
+//! the most memory at a time, which must stay below the budget. `SKALD_BENCH_BLOCK_MB` (default 64) is the size of the blocks that are merged,
 //! `SKALD_BENCH_BLOCKS` (default 4) their number, `SKALD_BENCH_TARGET_MB` (default 128) that of those that are written.
 //!
 //! Every tenth row of a block is in the one before it, too, so that there is something to erase.
@@ -10,15 +10,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use prometheus::Registry;
 use skald_compactor::ownership::OwnsAll;
-use skald_compactor::{Compactor, Config, KeepEverything, Parts};
+use skald_compactor::{Compactor, Config, KeepEverything, KeepProvider, Parts, Removals};
 use skald_model::time::{DAY, SECOND, day_of};
-use skald_model::{Labels, LabelsRef, StreamId, TenantId};
+use skald_model::{Labels, LabelsRef, StreamId, TenantId, Timestamp};
 use skald_runtime::{Clock as _, SystemClock};
 use skald_storage::block::{BlockOptions, BlockWriter};
 use skald_storage::store::{self, FilesystemConfig, StoreConfig};
-use skald_storage::table::{BlockOrigin, Catalog, CatalogConfig, FlushCommit, NewBlock, block_path};
+use skald_storage::rewrite::{Keep, Kept};
+use skald_storage::table::{BlockOrigin, Catalog, CatalogConfig, FlushCommit, NewBlock, Snapshot, block_path};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -49,60 +51,86 @@ async fn measure() -> Outcome<()> {
     for number in 0..blocks {
         flush(&catalog, &tenant, number as i64, block_bytes).await?;
     }
-    let before = catalog.snapshot(&tenant).await?;
-    let bytes_before: u64 = before.blocks.iter().map(|b| b.size()).sum();
-    let raw: u64 = before.blocks.iter().map(|b| b.summary.raw_bytes).sum();
+    let raw: u64 = catalog.snapshot(&tenant).await?.blocks.iter().map(|b| b.summary.raw_bytes).sum();
 
     let config =
         Config { target_block_bytes, min_blocks: 2, compaction_interval: DAY_LONG, ..Config::default() };
-    let budget = config.memory_budget;
+    let mb = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+    println!("merged, of {:.0} MB of lines", mb(raw));
+    let after = round(&config, &catalog, &tenant, Arc::new(KeepEverything)).await?;
+    if after.blocks.iter().any(|b| b.origin.level == 0) {
+        return Err("not everything was merged".into());
+    }
+    println!("without one of {STREAMS} streams");
+    round(&config, &catalog, &tenant, Arc::new(WithoutOne)).await?;
+    Ok(())
+}
+
+/// Lets a compactor of its own do what is due, and tells what that took.
+async fn round(
+    config: &Config,
+    catalog: &Arc<Catalog>,
+    tenant: &TenantId,
+    keep: Arc<dyn KeepProvider>,
+) -> Outcome<Arc<Snapshot>> {
     let parts = Parts {
         name: "bench".into(),
         clock: Arc::new(SystemClock),
         catalog: catalog.clone(),
         ownership: Arc::new(OwnsAll),
-        keep: Arc::new(KeepEverything),
+        keep,
         archive: None,
         settle_after: Duration::ZERO,
     };
-    let compactor = Compactor::new(&config, parts, &registry)?;
+    let before = catalog.snapshot(tenant).await?;
+    let compactor = Compactor::new(config, parts, &Registry::new())?;
     let baseline = forget_peak()?;
     let begun = Instant::now();
     compactor.round().await;
     let (took, peak) = (begun.elapsed().as_secs_f64(), peak()?);
 
-    let after = catalog.snapshot(&tenant).await?;
+    let after = catalog.snapshot(tenant).await?;
     let status = compactor.status();
     let status = status.first().ok_or("nothing was looked at")?;
-    let bytes_after: u64 = after.blocks.iter().map(|b| b.size()).sum();
     let mb = |bytes: u64| bytes as f64 / (1 << 20) as f64;
-    println!("blocks          {} -> {}", before.blocks.len(), after.blocks.len());
-    println!(
-        "bytes           {:.0} MB -> {:.0} MB, of {:.0} MB of lines",
-        mb(bytes_before),
-        mb(bytes_after),
-        mb(raw)
-    );
-    println!(
-        "read, written   {:.0} MB, {:.0} MB",
-        mb(status.rewritten_bytes_read),
-        mb(status.rewritten_bytes_written)
-    );
-    println!("amplification   {:.2}", status.rewritten_bytes_written as f64 / bytes_before as f64);
-    println!("time            {took:.1} s, {:.0} MB of lines a second", mb(raw) / took);
-    println!("memory          {:.0} MB at most beside {:.0} MB at first", mb(peak - baseline), mb(baseline));
-    if peak - baseline > budget {
-        return Err(format!(
-            "{:.0} MB are more than the budget of {:.0} MB",
-            mb(peak - baseline),
-            mb(budget)
-        )
-        .into());
+    let (read, written) = (status.rewritten_bytes_read, status.rewritten_bytes_written);
+    let bytes = |snapshot: &Snapshot| snapshot.blocks.iter().map(|b| b.size()).sum::<u64>();
+    println!("  blocks          {} -> {}", before.blocks.len(), after.blocks.len());
+    println!("  bytes           {:.0} MB -> {:.0} MB", mb(bytes(&before)), mb(bytes(&after)));
+    println!("  read, written   {:.0} MB, {:.0} MB", mb(read), mb(written));
+    println!("  amplification   {:.2}", written as f64 / bytes(&before) as f64);
+    println!("  time            {took:.1} s, {:.0} MB of blocks a second", mb(bytes(&before)) / took);
+    println!("  memory          {:.0} MB at most beside {:.0} MB at first", mb(peak - baseline), mb(baseline));
+    if peak - baseline > config.memory_budget {
+        let (taken, budget) = (mb(peak - baseline), mb(config.memory_budget));
+        return Err(format!("{taken:.0} MB are more than the budget of {budget:.0} MB").into());
     }
-    if status.last_error.is_some() || after.blocks.iter().any(|b| b.origin.level == 0) {
-        return Err(format!("not everything was merged: {:?}", status.last_error).into());
+    match &status.last_error {
+        None => Ok(after),
+        Some(error) => Err(error.as_str().into()),
     }
-    Ok(())
+}
+
+/// One stream goes from every block.
+struct WithoutOne;
+
+#[async_trait]
+impl KeepProvider for WithoutOne {
+    async fn removals(&self, _: &TenantId, snapshot: &Snapshot) -> skald_model::Result<Removals> {
+        let due = snapshot.blocks.iter().filter(|b| b.origin.deletes == 0);
+        let rewrite = due.map(|b| b.path.clone()).collect();
+        Ok(Removals { keep: Arc::new(Self), rewrite, ..Removals::default() })
+    }
+}
+
+impl Keep for WithoutOne {
+    fn stream(&self, _: &BlockOrigin, labels: LabelsRef<'_>, _: Timestamp, _: Timestamp) -> Kept {
+        if labels.get("pod") == Some("77") { Kept::Nothing } else { Kept::All }
+    }
+
+    fn generation(&self) -> u64 {
+        1
+    }
 }
 
 const DAY_LONG: Duration = Duration::from_secs(24 * 3600);

@@ -51,7 +51,7 @@ impl Default for BlockOptions {
             line_page_bytes: 256 << 10,
             filter_bits_per_key: 6.0,
             word_index: true,
-            row_group_rows: 262_144,
+            row_group_rows: 65_536,
             page_rows: 4096,
         }
     }
