@@ -18,9 +18,11 @@ use skald_model::time::{DAY, SECOND, day_of};
 use skald_model::{Labels, LabelsRef, StreamId, TenantId, Timestamp};
 use skald_runtime::{Clock as _, SystemClock};
 use skald_storage::block::{BlockOptions, BlockWriter};
-use skald_storage::store::{self, FilesystemConfig, StoreConfig};
 use skald_storage::rewrite::{Keep, Kept};
-use skald_storage::table::{BlockOrigin, Catalog, CatalogConfig, FlushCommit, NewBlock, Snapshot, block_path};
+use skald_storage::store::{self, FilesystemConfig, StoreConfig};
+use skald_storage::table::{
+    BlockOrigin, Catalog, CatalogConfig, FlushCommit, NewBlock, Snapshot, block_path,
+};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -100,7 +102,11 @@ async fn round(
     println!("  read, written   {:.0} MB, {:.0} MB", mb(read), mb(written));
     println!("  amplification   {:.2}", written as f64 / bytes(&before) as f64);
     println!("  time            {took:.1} s, {:.0} MB of blocks a second", mb(bytes(&before)) / took);
-    println!("  memory          {:.0} MB at most beside {:.0} MB at first", mb(peak - baseline), mb(baseline));
+    println!(
+        "  memory          {:.0} MB at most beside {:.0} MB at first",
+        mb(peak - baseline),
+        mb(baseline)
+    );
     if peak - baseline > config.memory_budget {
         let (taken, budget) = (mb(peak - baseline), mb(config.memory_budget));
         return Err(format!("{taken:.0} MB are more than the budget of {budget:.0} MB").into());

@@ -33,6 +33,8 @@ pub(crate) struct Metrics {
     pub(crate) rows_removed: IntCounter,
     /// Rows that were copied to the archive.
     pub(crate) rows_archived: IntCounter,
+    /// Blocks that were looked at, and of which nothing had to go.
+    pub(crate) blocks_unchanged: IntCounter,
     /// Blocks that were removed whole.
     pub(crate) blocks_dropped: IntCounter,
     /// Files that were removed.
@@ -121,6 +123,10 @@ impl Metrics {
             rows_archived: counter(
                 "skald_compactor_rows_archived_total",
                 "Rows that were copied to the archive because they have expired.",
+            )?,
+            blocks_unchanged: counter(
+                "skald_compactor_blocks_unchanged_total",
+                "Blocks that a delete request might have been about, and of which nothing had to go.",
             )?,
             blocks_dropped: counter(
                 "skald_compactor_blocks_dropped_total",

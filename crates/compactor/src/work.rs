@@ -6,7 +6,7 @@ use std::sync::Arc;
 use skald_model::{Error, Result, TenantId, TimeRange};
 use skald_storage::block::BlockOptions;
 use skald_storage::rewrite::{RewriteOptions, Rewritten, rewrite};
-use skald_storage::table::{self, BlockEntry, RewriteCommit, Snapshot};
+use skald_storage::table::{self, AppliedCommit, BlockEntry, NewBlock, RewriteCommit, Snapshot};
 use tokio::time::Instant;
 
 use crate::Compactor;
@@ -41,14 +41,14 @@ impl Compactor {
         let catalog = &self.parts.catalog;
         let mut snapshot = catalog.snapshot(tenant).await?;
         let removals = self.parts.keep.removals(tenant, &snapshot).await?;
-        let (mut conflicts, mut skipped) = (0, BTreeSet::new());
+        let (mut conflicts, mut skipped, mut unchanged) = (0, BTreeSet::new(), BTreeSet::new());
         let mut failed = None;
         let progress = loop {
             if !self.parts.ownership.owns(tenant) {
                 break Progress::NotOurs;
             }
             let mut dropped = gone(&snapshot, &removals.drop);
-            let tasks = self.tasks(&snapshot, &removals, &skipped);
+            let tasks = self.tasks(&snapshot, &removals, &skipped, &unchanged);
             self.show(tenant, &snapshot, &tasks, dropped.len());
             if Instant::now() >= deadline {
                 break if tasks.is_empty() && dropped.is_empty() {
@@ -65,8 +65,10 @@ impl Compactor {
             } else if let Some(task) = tasks.into_iter().next() {
                 let inputs: Vec<String> = task.runs.iter().flatten().map(|b| b.path.clone()).collect();
                 let outcome = self.carry_out(tenant, &snapshot, &removals, task).await;
-                if matches!(outcome, Err(table::Error::Unreadable { .. })) {
-                    skipped.extend(inputs);
+                match &outcome {
+                    Ok(after) => unchanged.extend(inputs.into_iter().filter(|p| after.block(p).is_some())),
+                    Err(table::Error::Unreadable { .. }) => skipped.extend(inputs),
+                    Err(_) => {}
                 }
                 outcome
             } else {
@@ -99,8 +101,15 @@ impl Compactor {
         failed.map_or(Ok(progress), |error| Err(error.into()))
     }
 
-    /// What is to be rewritten, the most urgent first.
-    fn tasks(&self, snapshot: &Snapshot, removals: &Removals, skipped: &BTreeSet<String>) -> Vec<Task> {
+    /// What is to be rewritten, the most urgent first, without blocks that can't be read and those of which nothing has to go
+    /// after all.
+    fn tasks(
+        &self,
+        snapshot: &Snapshot,
+        removals: &Removals,
+        skipped: &BTreeSet<String>,
+        unchanged: &BTreeSet<String>,
+    ) -> Vec<Task> {
         let usable: Vec<Arc<BlockEntry>> =
             snapshot.blocks.iter().filter(|b| !skipped.contains(&b.path)).cloned().collect();
         let now = self.parts.clock.now().div_euclid(skald_model::time::SECOND);
@@ -114,7 +123,8 @@ impl Compactor {
         let merged: BTreeSet<&str> = jobs.iter().flat_map(Job::inputs).map(|b| b.path.as_str()).collect();
         // What is merged anyway loses what has to go by the way. What is rewritten alone keeps its list of pushes, so it does
         // not have to wait until nobody needs that.
-        let due: BTreeSet<&str> = removals.rewrite.iter().map(String::as_str).collect();
+        let due = removals.rewrite.iter().filter(|path| !unchanged.contains(*path));
+        let due: BTreeSet<&str> = due.map(String::as_str).collect();
         let alone = usable.iter().filter(|b| due.contains(&*b.path) && !merged.contains(b.path.as_str()));
         let mut tasks: Vec<Task> = alone.map(|block| self.rewrite_alone(block)).collect();
         tasks.extend(jobs.into_iter().map(|job| self.merge(job)));
@@ -201,6 +211,9 @@ impl Compactor {
             catalog.discard(tenant, &written.blocks).await;
             return Err(table::Error::TooSlow { tenant: tenant.clone(), limit: patience });
         }
+        if let Some(block) = written.unchanged {
+            return self.applied(tenant, snapshot, block, begun).await;
+        }
         let inputs = || runs.iter().flatten();
         let rows_before: u64 = inputs().map(|b| b.summary.rows).sum();
         let rows_after: u64 = written.blocks.iter().map(|b| b.summary.rows).sum();
@@ -239,6 +252,23 @@ impl Compactor {
             version = committed.snapshot.version,
             "compacted"
         );
+        Ok(committed.snapshot)
+    }
+
+    /// Commits that nothing has to go of a block.
+    async fn applied(
+        &self,
+        tenant: &TenantId,
+        snapshot: &Arc<Snapshot>,
+        block: NewBlock,
+        begun: Instant,
+    ) -> table::Result<Arc<Snapshot>> {
+        let (path, deletes) = (block.path.clone(), block.origin.deletes);
+        let commit = AppliedCommit { base: snapshot.clone(), blocks: vec![block] };
+        let committed = self.parts.catalog.commit_applied(tenant, &commit).await?;
+        self.metrics.blocks_unchanged.inc();
+        let (took, version) = (begun.elapsed(), committed.snapshot.version);
+        tracing::info!(%tenant, path, deletes, ?took, version, "nothing has to go of a block");
         Ok(committed.snapshot)
     }
 

@@ -61,6 +61,34 @@ fn delete_status(server: &Server) -> String {
     all[0]["status"].as_str().unwrap().to_owned()
 }
 
+fn delete(server: &Server, query: &str, start: i64) {
+    let path = format!("/loki/api/v1/delete?query={}&start={start}", encode(query));
+    let (status, body) = server.post(&path, "text/plain", "");
+    assert_eq!(status, 204, "{body}");
+}
+
+fn await_processed(server: &Server) {
+    let end = Instant::now() + DEADLINE;
+    while delete_status(server) != "processed" {
+        assert!(Instant::now() < end, "{}", delete_status(server));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_block_in_which_a_delete_finds_nothing_is_not_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), "");
+    server.push(&[(now(), "open")]);
+    flush(&server);
+    delete(&server, r#"{app="test"} |= "secret""#, (now() - HOUR) / SECOND);
+    await_processed(&server);
+    assert_eq!(server.lines(), ["open"]);
+    let (_, metrics) = server.get("/metrics");
+    assert!(metrics.contains("\nskald_compactor_blocks_unchanged_total 1\n"), "{metrics}");
+    assert!(!metrics.contains("skald_compactor_rewrites_total{reason=\"removal\"}"), "{metrics}");
+}
+
 #[test]
 fn small_blocks_become_one_and_deleted_rows_leave_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -84,19 +112,12 @@ fn small_blocks_become_one_and_deleted_rows_leave_it() {
     assert_eq!(server.lines(), lines);
 
     let start = (now() - HOUR) / SECOND;
-    let query = encode(r#"{app="test"} |= "secret""#);
-    let (status, body) =
-        server.post(&format!("/loki/api/v1/delete?query={query}&start={start}"), "text/plain", "");
-    assert_eq!(status, 204, "{body}");
+    delete(&server, r#"{app="test"} |= "secret""#, start);
     let left = ["open 1", "open 2", "open 4", "open 5"];
     assert_eq!(server.lines(), left);
     await_table(&server, |t| t["rows"] == 4);
     assert_eq!(server.lines(), left);
-    let end = Instant::now() + DEADLINE;
-    while delete_status(&server) != "processed" {
-        assert!(Instant::now() < end, "{}", delete_status(&server));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    await_processed(&server);
 
     // Over a death, and with what comes later.
     server.kill();

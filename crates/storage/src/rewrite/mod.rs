@@ -58,6 +58,9 @@ pub struct RewriteOptions {
 pub struct Rewritten {
     /// The blocks; none if nothing stayed.
     pub blocks: Vec<NewBlock>,
+    /// An input of which everything stays, as the table should know it from now on
+    /// ([`Catalog::commit_applied`](crate::table::Catalog::commit_applied)). Its file is the one that the table has.
+    pub unchanged: Option<NewBlock>,
     /// What was done.
     pub stats: MergeStats,
     /// Bytes that were read from the store.
@@ -197,11 +200,11 @@ impl Rewrite<'_> {
         let options = MergeOptions { range: if whole { TimeRange::ALL } else { range }, ..options };
         let single = inputs.len() == 1 && whole && self.options.place.is_some();
         let mut merge: Box<dyn Rewriting> = match &inputs[..] {
-            [block] if single => Box::new(Prune::new(self.keep_of(block), options)),
+            [block] if single => Box::new(Prune::new(self.keep_of(block), self.is_in_place(), options)),
             _ => Box::new(Merge::new(numbered, inputs.iter().map(|b| self.keep_of(b)).collect(), options)),
         };
         if let [block] = &inputs[..]
-            && self.keeps_list()
+            && self.is_in_place()
         {
             merge.set_pushes(self.catalog.pushes(self.tenant, block).await?);
         }
@@ -233,6 +236,11 @@ impl Rewrite<'_> {
                     let path = upload.finish().await?;
                     self.add(path, *block);
                 }
+                MergeStep::Unchanged { stream_ids } => {
+                    let block = NewBlock::from(&*inputs[0]);
+                    let origin = BlockOrigin { deletes: self.origin.deletes, ..block.origin };
+                    self.done.unchanged = Some(NewBlock { origin, stream_ids: Some(stream_ids), ..block });
+                }
                 MergeStep::Done => break,
             }
         }
@@ -240,8 +248,9 @@ impl Rewrite<'_> {
         Ok(())
     }
 
-    /// Whether a list of pushes that the input has is kept: who needs it looks for it in this table.
-    fn keeps_list(&self) -> bool {
+    /// Whether what is written takes the place of the input in its table. Then it keeps its list of pushes: who needs that
+    /// looks for it there. And an input of which everything stays can be left as it is.
+    fn is_in_place(&self) -> bool {
         self.options.place.is_some() && std::ptr::eq(self.catalog, self.target)
     }
 

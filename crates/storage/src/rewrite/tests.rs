@@ -14,7 +14,7 @@ use crate::block::{
 };
 use crate::store::fault::{Fault, FaultConfig, FaultHandle, FaultStore, Request};
 use crate::store::retry::{RetryPolicy, RetryStore};
-use crate::table::{CatalogConfig, FlushCommit, RewriteCommit};
+use crate::table::{AppliedCommit, CatalogConfig, FlushCommit, RewriteCommit};
 
 const DATE: i32 = 20_000;
 const HOUR: i64 = 3600 * SECOND;
@@ -223,10 +223,36 @@ async fn large_blocks_go_off_in_parts_within_the_memory() {
     assert_eq!((rows_of, count), (rows as u64, 1));
     assert_eq!(written.blocks[0].summary.digest, summary.digest);
     assert_eq!(rig.rows(&written.blocks[0].path).await.len(), rows as usize);
-    // Alone it is copied without a look at its rows.
+    // Alone, what stays is copied without a look at its rows.
     let alone = RewriteOptions::alone(&entry, 32 << 20, "c".into());
-    let written = rewrite(&rig.catalog, &rig.tenant, &inputs, &keep_all(), &alone).await.unwrap();
+    let other = Catalog::new(&CatalogConfig::default(), rig.catalog.store().clone(), "o", &Registry::new());
+    let (other, keep) = (other.unwrap(), keep_all());
+    let written = rewrite_into(&rig.catalog, &other, &rig.tenant, &inputs, &keep, &alone).await.unwrap();
     assert_eq!((written.stats.rows_copied, written.stats.rows_read), (rows as u64, 0));
     assert_eq!(written.blocks[0].summary, summary);
     assert!(written.bytes_read < summary.file_size + summary.file_size / 8, "{}", written.bytes_read);
+}
+
+#[tokio::test]
+async fn a_block_of_which_nothing_goes_is_left_where_it_is() {
+    let rig = rig();
+    rig.flush(1, &[("b", 2), ("b", 4), ("c", 6)]).await;
+    let (inputs, before) = (rig.blocks().await, rig.files());
+    let block = &inputs[0][0];
+    // What is about it goes by its rows, and none of them does.
+    let keep: Arc<dyn Keep> = Arc::new(Without("a"));
+    let alone = RewriteOptions::alone(block, 32 << 20, "c".into());
+    let c_goes = rewrite(&rig.catalog, &rig.tenant, &inputs, &keep, &alone).await.unwrap();
+    assert_eq!((c_goes.unchanged, c_goes.stats.rows_written), (None, 2));
+    rig.catalog.discard(&rig.tenant, &c_goes.blocks).await;
+    let keep: Arc<dyn Keep> = Arc::new(KeepAll { generation: 9 });
+    let written = rewrite(&rig.catalog, &rig.tenant, &inputs, &keep, &alone).await.unwrap();
+    assert!(written.blocks.is_empty());
+    let unchanged = written.unchanged.unwrap();
+    assert_eq!((&unchanged.path, &unchanged.summary), (&block.path, &block.summary));
+    let base = rig.catalog.snapshot(&rig.tenant).await.unwrap();
+    let commit = AppliedCommit { base, blocks: vec![unchanged] };
+    let after = rig.catalog.commit_applied(&rig.tenant, &commit).await.unwrap().snapshot;
+    assert_eq!(after.blocks[0].origin, BlockOrigin { deletes: 9, ..block.origin.clone() });
+    assert_eq!((after.blocks.len(), rig.files()), (1, before));
 }

@@ -11,7 +11,7 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use skald_model::TenantId;
 
-use super::commit::{Committed, CopiesCommit, DeletesCommit, FlushCommit, RewriteCommit};
+use super::commit::{AppliedCommit, Committed, CopiesCommit, DeletesCommit, FlushCommit, RewriteCommit};
 use super::entry::BlockEntry;
 use super::error::{Error, Result};
 use super::maintain::Maintained;
@@ -205,6 +205,13 @@ impl Catalog {
     ///
     /// [`Error::Conflict`] means that another rewrite came between `base` and now.
     pub async fn commit_rewrite(&self, tenant: &TenantId, commit: &RewriteCommit) -> Result<Committed> {
+        self.commit(tenant, commit).await
+    }
+
+    /// Says of blocks that more delete requests have been applied to them. To other engines nothing changes.
+    ///
+    /// [`Error::Conflict`] as for [`Catalog::commit_rewrite`].
+    pub async fn commit_applied(&self, tenant: &TenantId, commit: &AppliedCommit) -> Result<Committed> {
         self.commit(tenant, commit).await
     }
 

@@ -66,6 +66,15 @@ pub struct RewriteCommit {
     pub data_change: bool,
 }
 
+/// Says of blocks that more delete requests have been applied to them, where nothing had to go. Their files stay.
+#[derive(Clone, Debug)]
+pub struct AppliedCommit {
+    /// The snapshot that the blocks are of.
+    pub base: Arc<Snapshot>,
+    /// The blocks, as the table should know them.
+    pub blocks: Vec<NewBlock>,
+}
+
 /// Makes a generation of the tenant's delete requests the one that counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeletesCommit {
@@ -173,10 +182,22 @@ pub(super) fn is_rewrite(changes: &Changes) -> bool {
     changes.txns.iter().any(|(id, _)| id == REWRITES)
 }
 
-impl RewriteCommit {
-    fn app_version(&self) -> i64 {
-        self.base.txn(REWRITES).unwrap_or(0) + 1
+/// The version of a rewrite's application after `base`.
+fn next_rewrite(base: &Snapshot) -> i64 {
+    base.txn(REWRITES).unwrap_or(0) + 1
+}
+
+/// Why a rewrite that was begun on `base` can't follow on `snapshot`.
+fn rewrite_conflict<'a>(
+    base: &Snapshot,
+    snapshot: &Snapshot,
+    mut needed: impl Iterator<Item = &'a String>,
+) -> Option<String> {
+    if snapshot.txn(REWRITES) != base.txn(REWRITES) {
+        return Some(format!("version {} of the table is another's rewrite", snapshot.version));
     }
+    let gone = needed.find(|path| snapshot.block(path).is_none());
+    gone.map(|path| format!("block {path} is gone"))
 }
 
 impl Intent for RewriteCommit {
@@ -189,20 +210,13 @@ impl Intent for RewriteCommit {
     }
 
     fn standing(&self, snapshot: &Snapshot) -> Standing {
-        let gone = self.removes.iter().find(|path| snapshot.block(path).is_none());
         let all_gone = self.removes.iter().all(|path| snapshot.block(path).is_none());
         let all_there = self.adds.iter().all(|block| snapshot.block(&block.path).is_some());
         if all_gone && all_there {
             return Standing::Done;
         }
-        if snapshot.txn(REWRITES) != self.base.txn(REWRITES) {
-            return Standing::Conflict(format!(
-                "version {} of the table is another's rewrite",
-                snapshot.version
-            ));
-        }
-        match gone {
-            Some(path) => Standing::Conflict(format!("block {path} is gone")),
+        match rewrite_conflict(&self.base, snapshot, self.removes.iter()) {
+            Some(reason) => Standing::Conflict(reason),
             None => Standing::ToDo,
         }
     }
@@ -215,12 +229,50 @@ impl Intent for RewriteCommit {
         for block in &self.adds {
             actions.push(log::add(block, self.data_change, now_ms)?);
         }
-        actions.push(log::txn(REWRITES, self.app_version(), now_ms));
+        actions.push(log::txn(REWRITES, next_rewrite(&self.base), now_ms));
         let changes = Changes {
             version: snapshot.version + 1,
             adds: self.adds.iter().map(|b| Arc::new(log::entry_of(b))).collect(),
             removes: self.removes.clone(),
-            txns: vec![(REWRITES.to_owned(), self.app_version())],
+            txns: vec![(REWRITES.to_owned(), next_rewrite(&self.base))],
+        };
+        Ok((actions, changes))
+    }
+}
+
+impl Intent for AppliedCommit {
+    fn adds(&self) -> &[NewBlock] {
+        &self.blocks
+    }
+
+    fn base_version(&self) -> i64 {
+        self.base.version
+    }
+
+    fn standing(&self, snapshot: &Snapshot) -> Standing {
+        let is_known = |b: &NewBlock| snapshot.block(&b.path).is_some_and(|known| known.origin == b.origin);
+        if self.blocks.iter().all(is_known) {
+            return Standing::Done;
+        }
+        match rewrite_conflict(&self.base, snapshot, self.blocks.iter().map(|b| &b.path)) {
+            Some(reason) => Standing::Conflict(reason),
+            None => Standing::ToDo,
+        }
+    }
+
+    fn write(&self, snapshot: &Snapshot, now_ms: i64) -> serde_json::Result<(Vec<Action>, Changes)> {
+        let mut actions = vec![log::commit_info(Operation::Applied, now_ms)];
+        // What is added under a path that is there already takes the place of what was told of it.
+        for block in &self.blocks {
+            actions.push(log::add(block, false, now_ms)?);
+        }
+        let version = next_rewrite(&self.base);
+        actions.push(log::txn(REWRITES, version, now_ms));
+        let changes = Changes {
+            version: snapshot.version + 1,
+            adds: self.blocks.iter().map(|b| Arc::new(log::entry_of(b))).collect(),
+            removes: Vec::new(),
+            txns: vec![(REWRITES.to_owned(), version)],
         };
         Ok((actions, changes))
     }

@@ -99,6 +99,8 @@ pub(super) enum Operation {
     Delete,
     /// The tenant's delete requests changed; the blocks did not.
     Requests,
+    /// Requests were applied to blocks in which nothing had to go.
+    Applied,
 }
 
 /// The commit's own line, first in the file.
@@ -108,6 +110,7 @@ pub(super) fn commit_info(operation: Operation, now_ms: i64) -> Action {
         Operation::Compact => ("OPTIMIZE", vec![("predicate", "[]")]),
         Operation::Delete => ("DELETE", vec![("predicate", "[]")]),
         Operation::Requests => ("SKALD DELETE REQUESTS", Vec::new()),
+        Operation::Applied => ("SKALD DELETES APPLIED", Vec::new()),
     };
     let parameters = parameters.into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
     Action::CommitInfo(CommitInfo {

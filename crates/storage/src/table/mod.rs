@@ -32,7 +32,7 @@ mod tenant;
 mod upload;
 
 pub use catalog::{Catalog, CatalogConfig};
-pub use commit::{Committed, CopiesCommit, FlushCommit, RewriteCommit};
+pub use commit::{AppliedCommit, Committed, CopiesCommit, FlushCommit, RewriteCommit};
 pub use entry::{BlockEntry, BlockOrigin, NewBlock};
 
 pub use crate::block::BlockSummary;

@@ -138,6 +138,11 @@ pub enum MergeStep {
     Output(Vec<u8>),
     /// Nothing: this block is complete, all of its bytes were given out.
     Block(Box<MergedBlock>),
+    /// Nothing: the one input is as it should be, and nothing was written.
+    Unchanged {
+        /// Its least and greatest stream id as the signed column has them.
+        stream_ids: (i64, i64),
+    },
     /// Nothing: everything is merged.
     Done,
 }

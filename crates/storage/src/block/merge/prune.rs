@@ -1,9 +1,11 @@
 //! Writes one block anew without what does not stay, and copies the row groups of which everything does.
 //!
 //! A row group whose streams all stay is copied as bytes, with its part of the filters; nothing of it is decoded. If only its
-//! rows can tell, they are looked at, up to the first one that goes: if none does, the row group is copied, too. So a rewrite
-//! costs what reading and writing the file does, and for the row groups concerned what it takes to encode them.
+//! rows can tell, they are looked at, up to the first one that goes: if none does, the row group is copied, too. The block's own
+//! filters tell which pages need no look. So a rewrite costs what reading and writing the file does, and for the row groups
+//! concerned what it takes to encode them; and if nothing goes after all, nothing is written.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use skald_model::{EntryHash, LabelsRef, Timestamp};
@@ -32,10 +34,16 @@ pub struct Prune {
     cursor: Option<Cursor>,
     /// The row groups of the block, taken as they are copied.
     groups: Vec<Option<StoredGroup>>,
-    /// The next row group.
+    /// The next row group that no plan was made for.
     next: usize,
-    /// The first stream of the next row group.
+    /// Its first stream.
     first: u32,
+    /// The least and the greatest stream id before it, as the signed column has them.
+    stream_ids: Option<(i64, i64)>,
+    /// Whether nothing was found so far that goes, and nothing is written before something is.
+    checks: bool,
+    /// Plans that have not been carried out.
+    plans: VecDeque<Plan>,
     doing: Doing,
     /// The stream that the output was told of last.
     stream: Option<u32>,
@@ -43,16 +51,35 @@ pub struct Prune {
     stats: MergeStats,
 }
 
-/// What is done about the row group before the next one.
-enum Doing {
-    /// Nothing is left to do.
-    Choose,
-    /// Its rows are looked at.
-    Look(Look),
-    /// Its rows are written.
+/// What is to be done about a row group.
+struct Plan {
+    number: usize,
+    window: Window,
+    how: How,
+}
+
+enum How {
+    /// Nothing of it stays.
+    Skip,
+    /// The rows that stay are written.
     Write,
-    /// Its pages are copied.
+    /// It is copied. Of each stream that it shares with other row groups and that does not stay whole: its number and what
+    /// is here.
+    Copy(Vec<(u32, StreamPart)>),
+}
+
+/// What goes on.
+enum Doing {
+    /// Nothing: the next plan is to be made or to be carried out.
+    Choose,
+    /// Rows are looked at, to make a plan.
+    Look(Look),
+    /// Rows are written.
+    Write,
+    /// Pages are copied.
     Copy(Copying),
+    /// Nothing, and nothing is to come.
+    End,
 }
 
 /// What its streams tell about a row group.
@@ -65,11 +92,16 @@ struct Survey {
     any_stays: bool,
     any_goes: bool,
     any_unknown: bool,
+    /// The least and the greatest stream id.
+    stream_ids: Option<(i64, i64)>,
 }
 
 /// Rows that are looked at.
-#[derive(Default)]
 struct Look {
+    number: usize,
+    window: Window,
+    /// Whether the row group can be copied if all of it stays.
+    copies: bool,
     /// The number of the stream that is.
     stream: Option<u32>,
     /// Whether its rows are counted.
@@ -106,8 +138,8 @@ impl Sink for Look {
 }
 
 impl Prune {
-    /// Of the input with number 0.
-    pub fn new(keep: KeepStream, options: MergeOptions) -> Self {
+    /// Of the input with number 0. If nothing goes and it `may_stay`, it is left as it is, and nothing is written.
+    pub fn new(keep: KeepStream, may_stay: bool, options: MergeOptions) -> Self {
         // One block stays one block: what it took to write it, it takes again.
         let options = MergeOptions { target_bytes: u64::MAX / 2, writer_bytes: usize::MAX, ..options };
         Self {
@@ -116,6 +148,9 @@ impl Prune {
             groups: Vec::new(),
             next: 0,
             first: 0,
+            stream_ids: None,
+            checks: may_stay,
+            plans: VecDeque::new(),
             doing: Doing::Choose,
             stream: None,
             output: Output::new(&options),
@@ -156,15 +191,23 @@ impl Rewriting for Prune {
                 return Ok(step);
             }
             let Some(cursor) = &mut self.cursor else { return Ok(MergeStep::Open { input: INPUT }) };
+            let any_plan = !self.checks && !self.plans.is_empty();
             let fetch = match &mut self.doing {
+                Doing::Choose if any_plan => self.carry_out()?,
                 Doing::Choose if self.next == cursor.meta().groups.len() => {
+                    self.doing = Doing::End;
+                    if self.checks {
+                        let stream_ids = self.stream_ids.unwrap_or_default();
+                        return Ok(MergeStep::Unchanged { stream_ids });
+                    }
                     self.output.finish()?;
-                    return Ok(self.output.take_step().unwrap_or(MergeStep::Done));
+                    continue;
                 }
-                Doing::Choose => self.choose()?,
+                Doing::Choose => self.plan()?,
                 Doing::Look(_) => self.look()?,
                 Doing::Write => self.write()?,
                 Doing::Copy(_) => self.copy()?,
+                Doing::End => return Ok(MergeStep::Done),
             };
             if let Some(ranges) = fetch {
                 return Ok(MergeStep::Fetch { input: INPUT, ranges });
@@ -177,28 +220,57 @@ impl Rewriting for Prune {
 type Needed = Option<Vec<Range<u64>>>;
 
 impl Prune {
-    /// Turns to the next row group.
-    fn choose(&mut self) -> Result<Needed> {
+    /// Makes a plan for the next row group, or begins to look at its rows.
+    fn plan(&mut self) -> Result<Needed> {
         let Some(cursor) = &mut self.cursor else { return Ok(None) };
-        let rows = cursor.meta().rows_of_group(self.next);
+        let (number, rows) = (self.next, cursor.meta().rows_of_group(self.next));
         let is_small = rows.len() < self.options.block.row_group_rows / SMALL;
+        let copies = !is_small && self.groups.get(number).is_some_and(Option::is_some);
         let window = Window { rows, first: self.first, wanted: Wanted::Staying };
         cursor.turn_to(window.clone());
         let survey = survey(cursor, &window)?;
-        let group = self.groups.get(self.next).is_some_and(Option::is_some);
         self.next += 1;
         self.first = survey.end - u32::from(survey.goes_on);
-        if !survey.any_stays {
-            return Ok(None);
-        }
-        if survey.any_goes || is_small || !group {
-            self.doing = Doing::Write;
-        } else {
-            cursor.turn_to(Window { wanted: Wanted::Unknown, ..window });
-            self.doing = Doing::Look(Look::default());
-            if !survey.any_unknown {
-                self.begin_copy(Look::default())?;
+        self.stream_ids = joined_ids(self.stream_ids, survey.stream_ids);
+        let stays = || if copies { How::Copy(Vec::new()) } else { How::Write };
+        let (how, any_goes) = match survey {
+            Survey { any_stays: false, .. } => (How::Skip, true),
+            Survey { any_goes: true, .. } => (How::Write, true),
+            Survey { any_unknown: false, .. } => (stays(), false),
+            _ if copies || self.checks => {
+                cursor.turn_to(Window { wanted: Wanted::Unknown, ..window.clone() });
+                let (parts, any_gone) = (Vec::new(), false);
+                self.doing = Doing::Look(Look {
+                    number,
+                    window,
+                    copies,
+                    stream: None,
+                    counts: false,
+                    parts,
+                    any_gone,
+                });
+                return Ok(None);
             }
+            _ => (How::Write, true),
+        };
+        self.planned(Plan { number, window, how }, any_goes);
+        Ok(None)
+    }
+
+    fn planned(&mut self, plan: Plan, any_goes: bool) {
+        self.plans.push_back(plan);
+        self.checks &= !any_goes;
+        self.doing = Doing::Choose;
+    }
+
+    /// Begins to carry out the next plan.
+    fn carry_out(&mut self) -> Result<Needed> {
+        let (Some(cursor), Some(plan)) = (&mut self.cursor, self.plans.pop_front()) else { return Ok(None) };
+        cursor.turn_to(plan.window);
+        match plan.how {
+            How::Skip => {}
+            How::Write => self.doing = Doing::Write,
+            How::Copy(parts) => self.begin_copy(plan.number, &parts)?,
         }
         Ok(None)
     }
@@ -207,8 +279,13 @@ impl Prune {
     fn look(&mut self) -> Result<Needed> {
         let (Some(cursor), Doing::Look(look)) = (&mut self.cursor, &mut self.doing) else { return Ok(None) };
         let Some(segment) = cursor.segment()? else {
-            let look = std::mem::take(look);
-            return self.begin_copy(look).map(|()| None);
+            let how = match look.copies {
+                true => How::Copy(std::mem::take(&mut look.parts)),
+                false => How::Write,
+            };
+            let plan = Plan { number: look.number, window: look.window.clone(), how };
+            self.planned(plan, false);
+            return Ok(None);
         };
         if look.stream.replace(segment.ordinal) != Some(segment.ordinal) {
             look.counts = segment.crosses;
@@ -226,9 +303,8 @@ impl Prune {
             }
         }
         if look.any_gone {
-            let window = cursor.window();
-            cursor.turn_to(Window { wanted: Wanted::Staying, ..window });
-            self.doing = Doing::Write;
+            let plan = Plan { number: look.number, window: look.window.clone(), how: How::Write };
+            self.planned(plan, true);
         }
         Ok(None)
     }
@@ -251,10 +327,9 @@ impl Prune {
         Ok(None)
     }
 
-    /// Begins to copy the row group before the next one, whose rows all stay. `looked` has the parts of streams that it
-    /// shares with others and that do not stay whole.
-    fn begin_copy(&mut self, looked: Look) -> Result<()> {
-        let group = self.groups.get_mut(self.next - 1).and_then(Option::take);
+    /// Begins to copy a row group, at which the cursor stands.
+    fn begin_copy(&mut self, number: usize, parts: &[(u32, StreamPart)]) -> Result<()> {
+        let group = self.groups.get_mut(number).and_then(Option::take);
         let (Some(cursor), Some(group)) = (&mut self.cursor, group) else {
             return Err(corrupt("footer", "a row group is not where it was"));
         };
@@ -264,8 +339,7 @@ impl Prune {
         while row < rows.end {
             let part = cursor.part(ordinal)?;
             row = part.rows.end;
-            let looked = looked.parts.iter().find(|(number, _)| *number == ordinal);
-            let here = match looked {
+            let here = match parts.iter().find(|(number, _)| *number == ordinal) {
                 Some((_, part)) => *part,
                 None if part.crosses() => StreamPart::of_rows(part.rows.len() as u32),
                 None => StreamPart::of(&part.info),
@@ -336,6 +410,15 @@ fn survey(cursor: &mut Cursor, window: &Window) -> Result<Survey> {
         survey.any_stays |= !matches!(part.kept, Kept::Nothing);
         survey.any_goes |= matches!(part.kept, Kept::Nothing);
         survey.any_unknown |= part.is_unknown();
+        let id = part.info.id.0 as i64;
+        survey.stream_ids = joined_ids(survey.stream_ids, Some((id, id)));
     }
     Ok(survey)
+}
+
+fn joined_ids(one: Option<(i64, i64)>, other: Option<(i64, i64)>) -> Option<(i64, i64)> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some((one.0.min(other.0), one.1.max(other.1))),
+        _ => one.or(other),
+    }
 }

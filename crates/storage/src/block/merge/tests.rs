@@ -124,6 +124,7 @@ pub(super) fn run(
                 blocks.push(*block);
                 out.push(Bytes::from(std::mem::take(&mut open)));
             }
+            MergeStep::Unchanged { .. } => assert!(out.is_empty() && open.is_empty()),
             MergeStep::Done => break,
         }
     }

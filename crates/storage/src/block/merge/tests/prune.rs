@@ -75,7 +75,7 @@ fn some_rows() -> impl Strategy<Value = Vec<Row>> {
 }
 
 fn prune(file: &Bytes, rule: &Rule, options: &MergeOptions) -> (Vec<Bytes>, Vec<MergedBlock>, MergeStats) {
-    run(&mut Prune::new(rule.keep(), options.clone()), std::slice::from_ref(file), Some(u64::MAX))
+    run(&mut Prune::new(rule.keep(), false, options.clone()), std::slice::from_ref(file), Some(u64::MAX))
 }
 
 /// A row group is a unit of copies only from an eighth of a full one on: blocks are read as if full ones were small.
@@ -114,6 +114,12 @@ proptest! {
         let options = if small { MergeOptions { range: TimeRange::ALL, ..options } } else { all_are_large(&options) };
         let (files, blocks, stats) = prune(&file, &rule, &options);
         let expected: Vec<Row> = rows.iter().filter(|r| rule.stays(r)).cloned().collect();
+        // A look before anything is written changes nothing, unless nothing goes.
+        let checked = run(&mut Prune::new(rule.keep(), true, options.clone()), std::slice::from_ref(&file), Some(u64::MAX));
+        match expected.len() == rows.len() {
+            true => prop_assert!(checked.0.is_empty() && checked.2.rows_written == 0),
+            false => prop_assert_eq!((&checked.0, &checked.1), (&files, &blocks)),
+        }
         prop_assert_eq!(files.len(), usize::from(!expected.is_empty()));
         prop_assert_eq!(stats.rows_written as usize, expected.len());
         let Some(pruned) = files.first() else { return Ok(()) };
@@ -194,7 +200,7 @@ fn only_row_groups_of_which_something_goes_are_written_anew() {
 fn without_filters_at_hand_nothing_is_copied() {
     let (file, rows, options) = four_groups();
     let rule = Rule { nothing_of: 3, ..Rule::ALL };
-    let (files, _, stats) = run(&mut Prune::new(rule.keep(), options), &[file], Some(10));
+    let (files, _, stats) = run(&mut Prune::new(rule.keep(), false, options), &[file], Some(10));
     assert_eq!((stats.rows_copied, stats.rows_written), (0, 300));
     assert_eq!(read(&files[0]), rows[..300]);
     assert!(open(&files[0]).filter().is_some());
@@ -209,7 +215,7 @@ fn damage_is_not_copied() {
         let mut damaged = file.to_vec();
         damaged[page.bytes.end as usize - 1] ^= 1;
         let damaged = Bytes::from(damaged);
-        let mut prune = Prune::new(Rule::ALL.keep(), options.clone());
+        let mut prune = Prune::new(Rule::ALL.keep(), false, options.clone());
         let error = loop {
             match prune.step() {
                 Ok(MergeStep::Open { .. }) => {
