@@ -190,7 +190,12 @@ impl Driver {
                 }
                 DELETION.. => self.spawn(|cluster| async move {
                     // Whoever is refused may try again; what it was about is unsure then.
-                    drop(cluster.delete_app(dice::index(APPS.len())).await);
+                    if dice::chance(0.3) {
+                        // Every block has to be looked at, and stays.
+                        drop(cluster.delete("{app=~\".+\"} |= \"no line has this\"").await);
+                    } else {
+                        drop(cluster.delete_app(dice::index(APPS.len())).await);
+                    }
                 }),
                 COMPACTION.. => self.spawn(|cluster| async move {
                     let name = ["compactor-0", "compactor-1"][dice::index(2)];

@@ -124,7 +124,8 @@ impl Output {
         self.steps.pop_front()
     }
 
-    /// The rows to come are of another stream. If `whole` tells what there will be of it in all, its rows go into one block.
+    /// The rows to come are of another stream. If `whole` tells what there will be of it in all, its rows go into one block as
+    /// they come.
     pub(super) fn turn_to(&mut self, labels: Labels, id: StreamId, whole: Option<StreamPart>) {
         self.stream = Some(Stream { labels, id, whole });
         self.seen.clear();
@@ -226,7 +227,8 @@ impl Sink for Output {
     fn row(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>) -> Result<bool> {
         let hash = EntryHash::of(timestamp, line, metadata);
         let later = timestamp != self.seen.at;
-        if !self.seen.insert(timestamp, hash) {
+        let is_new = self.seen.insert(timestamp, hash);
+        if !is_new && self.stream.as_ref().is_none_or(|s| s.whole.is_none()) {
             return Ok(false);
         }
         if self.writer.as_ref().is_some_and(|w| self.is_over(w, later)) {

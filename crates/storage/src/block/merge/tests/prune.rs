@@ -196,6 +196,20 @@ fn only_row_groups_of_which_something_goes_are_written_anew() {
     assert!((100..150).contains(&read), "{read}: one page was looked at");
 }
 
+/// A block may have them if another tool has written it. What the stream index tells of a stream that stays counts them.
+#[test]
+fn equal_rows_of_a_stream_that_stays_whole_stay() {
+    let (_, mut rows, options) = four_groups();
+    // The second row group is written anew, with the end of the first stream and the two rows.
+    rows.truncate(180);
+    rows[150] = rows[149].clone();
+    rows.extend((180..250).map(|n| (2, n * 1000, "goes".to_owned(), Labels::empty())));
+    let file = write(&rows, &options.block).0;
+    let (files, blocks, stats) = prune(&file, &Rule { nothing_of: 2, ..Rule::ALL }, &options);
+    assert_eq!(read(&files[0]), rows[..180]);
+    assert_eq!((stats.rows_copied, blocks[0].summary.digest.count), (100, 180));
+}
+
 #[test]
 fn without_filters_at_hand_nothing_is_copied() {
     let (file, rows, options) = four_groups();
