@@ -4,6 +4,7 @@
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -11,6 +12,9 @@ use memchr::memmem::Finder;
 use skald_model::line_filter::{LineFilter, Needle};
 use skald_model::{
     Digest, Direction, EntryHash, Labels, LabelsRef, LinePredicate, Selector, StreamId, TenantId, TimeRange,
+};
+use skald_storage::block::merge::{
+    KeepStream, Kept, KeptRows, Merge, MergeOptions, MergeStep, Prune, Rewriting,
 };
 use skald_storage::block::{
     BlockMeta, BlockOptions, BlockWriter, Fetched, FilterKeys, IdFilter, IdFilterBuilder, Masks, PageProbe,
@@ -339,11 +343,72 @@ fn read(c: &mut Criterion, corpus: &Corpus) {
     g.finish();
 }
 
+/// Does all of a rewrite of one block, with the whole file at hand; the bytes that are written.
+fn rewritten(mut work: impl Rewriting, file: &Bytes) -> usize {
+    let (whole, size, mut bytes) = (Fetched::whole(file.clone()), file.len() as u64, 0);
+    loop {
+        match work.step().expect("a sound block") {
+            MergeStep::Open { input } => {
+                let meta = BlockMeta::parse_without_filters(&whole, size).expect("a sound block");
+                work.opened(input, meta);
+            }
+            MergeStep::Fetch { input, .. } => work.fetched(input, whole.clone()),
+            MergeStep::Output(part) => bytes += part.len(),
+            MergeStep::Done => return bytes,
+            MergeStep::Block(_) | MergeStep::Unchanged { .. } => {}
+        }
+    }
+}
+
+/// What it takes to take something out of a block, of which a row group is a thirtieth or so.
+fn rewrite(c: &mut Criterion, corpus: &Corpus) {
+    let block = BlockOptions { row_group_rows: 4096, ..BlockOptions::default() };
+    let file = Bytes::from(corpus.block(&block));
+    let options = MergeOptions { block, ..MergeOptions::default() };
+    let prune = |keep: KeepStream| {
+        let (whole, size) = (Fetched::whole(file.clone()), file.len() as u64);
+        let meta = BlockMeta::parse_for_copies(&whole, size, u64::MAX).expect("a sound block");
+        rewritten(Prune::new(meta, keep, true, options.clone()).expect("the same filters"), &file)
+    };
+    let mut g = c.benchmark_group("rewrite");
+    g.throughput(Throughput::Bytes(corpus.raw)).sample_size(10);
+    g.bench_function("everything anew", |b| {
+        b.iter(|| {
+            let keep: KeepStream = Box::new(|_, _, _| Kept::All);
+            rewritten(Merge::new(vec![vec![0]], vec![keep], options.clone()), &file)
+        });
+    });
+    g.bench_function("without a stream", |b| {
+        b.iter(|| {
+            let keep: KeepStream = Box::new(|labels, _, _| match labels.get("pod") {
+                Some("pod-0007") => Kept::Nothing,
+                _ => Kept::All,
+            });
+            prune(keep)
+        });
+    });
+    let id = "aaaaaaaabbbbbbbbcccccccc12345678";
+    let keys = Arc::new(contains(id).keys().clone());
+    g.bench_function("without an id that is not there", |b| {
+        b.iter(|| {
+            let (finder, keys) = (Finder::new(id).into_owned(), keys.clone());
+            let keep: KeepStream = Box::new(move |_, _, _| {
+                let finder = finder.clone();
+                let keep = move |_, line: &[u8], _: LabelsRef<'_>| finder.find(line).is_none();
+                Kept::Rows(KeptRows::with_keys(Box::new(keep), vec![keys.clone()]))
+            });
+            prune(keep)
+        });
+    });
+    g.finish();
+}
+
 fn all(c: &mut Criterion) {
     let corpus = Corpus::new();
     limits(c, &corpus);
     build(c, &corpus);
     read(c, &corpus);
+    rewrite(c, &corpus);
 }
 
 criterion_group!(benches, all);

@@ -198,10 +198,19 @@ impl Rewrite<'_> {
         let whole = inputs.iter().all(|b| range.covers(b.summary.min_ts, b.summary.max_ts));
         let options = self.options.merge(runs.len());
         let options = MergeOptions { range: if whole { TimeRange::ALL } else { range }, ..options };
-        let single = inputs.len() == 1 && whole && self.options.place.is_some();
-        let mut merge: Box<dyn Rewriting> = match &inputs[..] {
-            [block] if single => Box::new(Prune::new(self.keep_of(block), self.is_in_place(), options)),
-            _ => Box::new(Merge::new(numbered, inputs.iter().map(|b| self.keep_of(b)).collect(), options)),
+        let prune = match &inputs[..] {
+            [block] if whole && self.options.place.is_some() => {
+                let meta = self.open(block, true).await?;
+                Prune::new(meta, self.keep_of(block), self.is_in_place(), options.clone())
+            }
+            _ => None,
+        };
+        let mut merge: Box<dyn Rewriting> = match prune {
+            Some(prune) => Box::new(prune),
+            None => {
+                let keeps = inputs.iter().map(|b| self.keep_of(b)).collect();
+                Box::new(Merge::new(numbered, keeps, options))
+            }
         };
         if let [block] = &inputs[..]
             && self.is_in_place()
@@ -214,7 +223,7 @@ impl Rewrite<'_> {
             merge = went_on.0;
             match went_on.1 {
                 MergeStep::Open { input } => {
-                    let meta = self.open(&inputs[input], single).await?;
+                    let meta = self.open(&inputs[input], false).await?;
                     merge.opened(input, meta);
                 }
                 MergeStep::Fetch { input, ranges } => {
@@ -279,8 +288,8 @@ impl Rewrite<'_> {
     async fn open(&mut self, block: &BlockEntry, copies: bool) -> Result<BlockMeta> {
         let parse = |pieces: &Fetched, size| match copies {
             false => BlockMeta::parse_without_filters(pieces, size),
-            // The inputs' half of the memory is this one's alone.
-            true => BlockMeta::parse_for_copies(pieces, size, self.options.memory_bytes / 4),
+            // They are there once more in what is written, and up to twice again when they grow and when they are put together.
+            true => BlockMeta::parse_for_copies(pieces, size, self.options.memory_bytes / 5),
         };
         let size = block.size();
         let mut pieces = Fetched::new();

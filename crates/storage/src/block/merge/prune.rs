@@ -30,8 +30,7 @@ const SMALL: usize = 8;
 /// One block that is written anew. It becomes one block, or none if nothing stays.
 pub struct Prune {
     options: MergeOptions,
-    keep: Option<KeepStream>,
-    cursor: Option<Cursor>,
+    cursor: Cursor,
     /// The row groups of the block, taken as they are copied.
     groups: Vec<Option<StoredGroup>>,
     /// The next row group that no plan was made for.
@@ -138,14 +137,16 @@ impl Sink for Look {
 }
 
 impl Prune {
-    /// Of the input with number 0. If nothing goes and it `may_stay`, it is left as it is, and nothing is written.
-    pub fn new(keep: KeepStream, may_stay: bool, options: MergeOptions) -> Self {
+    /// Of the one input, which was opened by [`BlockMeta::parse_for_copies`]. If nothing goes and it `may_stay`, it is left as
+    /// it is, and nothing is written. `None` if its row groups can't be copied: it has other filters than are to be written,
+    /// or they are too large to be read.
+    pub fn new(mut meta: BlockMeta, keep: KeepStream, may_stay: bool, options: MergeOptions) -> Option<Self> {
         // One block stays one block: what it took to write it, it takes again.
         let options = MergeOptions { target_bytes: u64::MAX / 2, writer_bytes: usize::MAX, ..options };
-        Self {
-            keep: Some(keep),
-            cursor: None,
-            groups: Vec::new(),
+        let output = Output::new(&options);
+        output.can_copy(&meta).then(|| Self {
+            groups: std::mem::take(&mut meta.stored_groups),
+            cursor: Cursor::new(INPUT, meta, keep, &options),
             next: 0,
             first: 0,
             stream_ids: None,
@@ -153,10 +154,10 @@ impl Prune {
             plans: VecDeque::new(),
             doing: Doing::Choose,
             stream: None,
-            output: Output::new(&options),
+            output,
             stats: MergeStats::default(),
             options,
-        }
+        })
     }
 }
 
@@ -165,20 +166,11 @@ impl Rewriting for Prune {
         self.output.set_pushes(pushes);
     }
 
-    fn opened(&mut self, _: usize, mut meta: BlockMeta) {
-        if let Some(keep) = self.keep.take() {
-            self.groups = std::mem::take(&mut meta.stored_groups);
-            if !self.output.can_copy(&meta) {
-                self.groups.clear();
-            }
-            self.cursor = Some(Cursor::new(INPUT, meta, keep, &self.options));
-        }
-    }
+    /// It is open from the start.
+    fn opened(&mut self, _: usize, _: BlockMeta) {}
 
     fn fetched(&mut self, _: usize, bytes: Fetched) {
-        if let Some(cursor) = &mut self.cursor {
-            cursor.set_fetched(bytes);
-        }
+        self.cursor.set_fetched(bytes);
     }
 
     fn stats(&self) -> MergeStats {
@@ -190,11 +182,10 @@ impl Rewriting for Prune {
             if let Some(step) = self.output.take_step() {
                 return Ok(step);
             }
-            let Some(cursor) = &mut self.cursor else { return Ok(MergeStep::Open { input: INPUT }) };
             let any_plan = !self.checks && !self.plans.is_empty();
             let fetch = match &mut self.doing {
                 Doing::Choose if any_plan => self.carry_out()?,
-                Doing::Choose if self.next == cursor.meta().groups.len() => {
+                Doing::Choose if self.next == self.cursor.meta().groups.len() => {
                     self.doing = Doing::End;
                     if self.checks {
                         let stream_ids = self.stream_ids.unwrap_or_default();
@@ -222,7 +213,7 @@ type Needed = Option<Vec<Range<u64>>>;
 impl Prune {
     /// Makes a plan for the next row group, or begins to look at its rows.
     fn plan(&mut self) -> Result<Needed> {
-        let Some(cursor) = &mut self.cursor else { return Ok(None) };
+        let cursor = &mut self.cursor;
         let (number, rows) = (self.next, cursor.meta().rows_of_group(self.next));
         let is_small = rows.len() < self.options.block.row_group_rows / SMALL;
         let copies = !is_small && self.groups.get(number).is_some_and(Option::is_some);
@@ -265,8 +256,8 @@ impl Prune {
 
     /// Begins to carry out the next plan.
     fn carry_out(&mut self) -> Result<Needed> {
-        let (Some(cursor), Some(plan)) = (&mut self.cursor, self.plans.pop_front()) else { return Ok(None) };
-        cursor.turn_to(plan.window);
+        let Some(plan) = self.plans.pop_front() else { return Ok(None) };
+        self.cursor.turn_to(plan.window);
         match plan.how {
             How::Skip => {}
             How::Write => self.doing = Doing::Write,
@@ -277,7 +268,7 @@ impl Prune {
 
     /// Looks at the rows of which only they can tell whether they stay.
     fn look(&mut self) -> Result<Needed> {
-        let (Some(cursor), Doing::Look(look)) = (&mut self.cursor, &mut self.doing) else { return Ok(None) };
+        let (cursor, Doing::Look(look)) = (&mut self.cursor, &mut self.doing) else { return Ok(None) };
         let Some(segment) = cursor.segment()? else {
             let how = match look.copies {
                 true => How::Copy(std::mem::take(&mut look.parts)),
@@ -311,7 +302,7 @@ impl Prune {
 
     /// Writes rows that stay.
     fn write(&mut self) -> Result<Needed> {
-        let Some(cursor) = &mut self.cursor else { return Ok(None) };
+        let cursor = &mut self.cursor;
         let Some(segment) = cursor.segment()? else {
             self.doing = Doing::Choose;
             return Ok(None);
@@ -330,9 +321,8 @@ impl Prune {
     /// Begins to copy a row group, at which the cursor stands.
     fn begin_copy(&mut self, number: usize, parts: &[(u32, StreamPart)]) -> Result<()> {
         let group = self.groups.get_mut(number).and_then(Option::take);
-        let (Some(cursor), Some(group)) = (&mut self.cursor, group) else {
-            return Err(corrupt("footer", "a row group is not where it was"));
-        };
+        let group = group.ok_or_else(|| corrupt("footer", "a row group is not where it was"))?;
+        let cursor = &mut self.cursor;
         self.output.copy_group(&group, cursor.meta())?;
         let Window { rows, first, .. } = cursor.window();
         let (mut ordinal, mut row) = (first, rows.start);
@@ -359,9 +349,7 @@ impl Prune {
 
     /// Copies pages.
     fn copy(&mut self) -> Result<Needed> {
-        let (Some(cursor), Doing::Copy(copying)) = (&mut self.cursor, &mut self.doing) else {
-            return Ok(None);
-        };
+        let (cursor, Doing::Copy(copying)) = (&mut self.cursor, &mut self.doing) else { return Ok(None) };
         while let Some(StoredPage { column, bytes }) = copying.pages.get(copying.next) {
             if self.output.is_full() {
                 return Ok(None);

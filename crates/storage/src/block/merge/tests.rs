@@ -81,15 +81,13 @@ fn merge(
             keep(labels)
         }) as KeepStream
     });
-    run(&mut Merge::new(numbered, keeps.collect(), options), &files, None)
+    run(&mut Merge::new(numbered, keeps.collect(), options), &files)
 }
 
-/// Goes on to the end; hands in exactly the bytes that are asked for. `filters_max` as [`BlockMeta::parse_for_copies`] has it,
-/// for what copies row groups.
+/// Goes on to the end; hands in exactly the bytes that are asked for.
 pub(super) fn run(
     rewriting: &mut dyn Rewriting,
     files: &[Bytes],
-    filters_max: Option<u64>,
 ) -> (Vec<Bytes>, Vec<MergedBlock>, MergeStats) {
     let (mut out, mut blocks, mut open) = (Vec::new(), Vec::new(), Vec::new());
     loop {
@@ -98,11 +96,7 @@ pub(super) fn run(
                 let (file, size) = (&files[input], files[input].len() as u64);
                 let mut pieces = Fetched::new();
                 let meta = loop {
-                    let parsed = match filters_max {
-                        None => BlockMeta::parse_without_filters(&pieces, size),
-                        Some(max) => BlockMeta::parse_for_copies(&pieces, size, max),
-                    };
-                    match parsed {
+                    match BlockMeta::parse_without_filters(&pieces, size) {
                         Ok(meta) => break meta,
                         Err(Error::NotFetched { start, end }) => {
                             pieces.insert(start, file.slice(start as usize..end as usize));

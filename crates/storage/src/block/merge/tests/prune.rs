@@ -74,8 +74,16 @@ fn some_rows() -> impl Strategy<Value = Vec<Row>> {
     proptest::collection::vec(some_row(), 1..160).prop_map(|rows| model(&[rows]))
 }
 
+fn opened(file: &Bytes, filters_max: u64) -> BlockMeta {
+    BlockMeta::parse_for_copies(&Fetched::whole(file.clone()), file.len() as u64, filters_max).unwrap()
+}
+
+fn pruning(file: &Bytes, rule: &Rule, may_stay: bool, options: &MergeOptions) -> Prune {
+    Prune::new(opened(file, u64::MAX), rule.keep(), may_stay, options.clone()).unwrap()
+}
+
 fn prune(file: &Bytes, rule: &Rule, options: &MergeOptions) -> (Vec<Bytes>, Vec<MergedBlock>, MergeStats) {
-    run(&mut Prune::new(rule.keep(), false, options.clone()), std::slice::from_ref(file), Some(u64::MAX))
+    run(&mut pruning(file, rule, false, options), std::slice::from_ref(file))
 }
 
 /// A row group is a unit of copies only from an eighth of a full one on: blocks are read as if full ones were small.
@@ -115,7 +123,7 @@ proptest! {
         let (files, blocks, stats) = prune(&file, &rule, &options);
         let expected: Vec<Row> = rows.iter().filter(|r| rule.stays(r)).cloned().collect();
         // A look before anything is written changes nothing, unless nothing goes.
-        let checked = run(&mut Prune::new(rule.keep(), true, options.clone()), std::slice::from_ref(&file), Some(u64::MAX));
+        let checked = run(&mut pruning(&file, &rule, true, &options), std::slice::from_ref(&file));
         match expected.len() == rows.len() {
             true => prop_assert!(checked.0.is_empty() && checked.2.rows_written == 0),
             false => prop_assert_eq!((&checked.0, &checked.1), (&files, &blocks)),
@@ -211,32 +219,28 @@ fn equal_rows_of_a_stream_that_stays_whole_stay() {
 }
 
 #[test]
-fn without_filters_at_hand_nothing_is_copied() {
-    let (file, rows, options) = four_groups();
-    let rule = Rule { nothing_of: 3, ..Rule::ALL };
-    let (files, _, stats) = run(&mut Prune::new(rule.keep(), false, options), &[file], Some(10));
-    assert_eq!((stats.rows_copied, stats.rows_written), (0, 300));
-    assert_eq!(read(&files[0]), rows[..300]);
-    assert!(open(&files[0]).filter().is_some());
+fn what_has_other_filters_than_are_written_is_not_copied() {
+    let (file, _, options) = four_groups();
+    let with = |filters_max, block| {
+        let options = MergeOptions { block, ..options.clone() };
+        Prune::new(opened(&file, filters_max), Rule::ALL.keep(), false, options).is_some()
+    };
+    assert!(with(u64::MAX, options.block));
+    assert!(!with(10, options.block), "they were not read");
+    assert!(!with(u64::MAX, BlockOptions { word_index: false, ..options.block }));
+    assert!(!with(u64::MAX, BlockOptions { filter_bits_per_key: 0.0, ..options.block }));
 }
 
 #[test]
 fn damage_is_not_copied() {
     let (file, _, options) = four_groups();
-    let pages =
-        BlockMeta::parse_for_copies(&Fetched::whole(file.clone()), file.len() as u64, u64::MAX).unwrap();
-    for page in pages.stored_groups[2].as_ref().unwrap().pages() {
+    for page in opened(&file, u64::MAX).stored_groups[2].as_ref().unwrap().pages() {
         let mut damaged = file.to_vec();
         damaged[page.bytes.end as usize - 1] ^= 1;
         let damaged = Bytes::from(damaged);
-        let mut prune = Prune::new(Rule::ALL.keep(), false, options.clone());
+        let mut prune = pruning(&damaged, &Rule::ALL, false, &options);
         let error = loop {
             match prune.step() {
-                Ok(MergeStep::Open { .. }) => {
-                    let pieces = Fetched::whole(damaged.clone());
-                    let size = damaged.len() as u64;
-                    prune.opened(0, BlockMeta::parse_for_copies(&pieces, size, u64::MAX).unwrap());
-                }
                 Ok(MergeStep::Fetch { .. }) => prune.fetched(0, Fetched::whole(damaged.clone())),
                 Ok(MergeStep::Output(_)) => {}
                 Ok(step) => panic!("{step:?} of a damaged page of {:?}", page.column),
