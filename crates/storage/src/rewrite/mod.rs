@@ -193,25 +193,7 @@ impl Rewrite<'_> {
     /// Merges what the runs have in `range`.
     async fn slice(&mut self, runs: &[Vec<Arc<BlockEntry>>], range: TimeRange) -> Result<()> {
         let inputs: Vec<Arc<BlockEntry>> = runs.iter().flatten().cloned().collect();
-        let mut numbers = 0..inputs.len();
-        let numbered = runs.iter().map(|run| numbers.by_ref().take(run.len()).collect()).collect();
-        let whole = inputs.iter().all(|b| range.covers(b.summary.min_ts, b.summary.max_ts));
-        let options = self.options.merge(runs.len());
-        let options = MergeOptions { range: if whole { TimeRange::ALL } else { range }, ..options };
-        let prune = match &inputs[..] {
-            [block] if whole && self.options.place.is_some() => {
-                let meta = self.open(block, true).await?;
-                Prune::new(meta, self.keep_of(block), self.is_in_place(), options.clone())
-            }
-            _ => None,
-        };
-        let mut merge: Box<dyn Rewriting> = match prune {
-            Some(prune) => Box::new(prune),
-            None => {
-                let keeps = inputs.iter().map(|b| self.keep_of(b)).collect();
-                Box::new(Merge::new(numbered, keeps, options))
-            }
-        };
+        let mut merge = self.begin(runs, &inputs, range).await?;
         if let [block] = &inputs[..]
             && self.is_in_place()
         {
@@ -255,6 +237,31 @@ impl Rewrite<'_> {
         }
         self.done.stats.add(&merge.stats());
         Ok(())
+    }
+
+    /// How the rows that the runs have in `range` are to be rewritten.
+    async fn begin(
+        &mut self,
+        runs: &[Vec<Arc<BlockEntry>>],
+        inputs: &[Arc<BlockEntry>],
+        range: TimeRange,
+    ) -> Result<Box<dyn Rewriting>> {
+        let whole = inputs.iter().all(|b| range.covers(b.summary.min_ts, b.summary.max_ts));
+        let options = self.options.merge(runs.len());
+        let options = MergeOptions { range: if whole { TimeRange::ALL } else { range }, ..options };
+        if let [block] = inputs
+            && whole
+            && self.options.place.is_some()
+        {
+            let meta = self.open(block, true).await?;
+            if let Some(prune) = Prune::new(meta, self.keep_of(block), self.is_in_place(), &options) {
+                return Ok(prune);
+            }
+        }
+        let mut numbers = 0..inputs.len();
+        let numbered = runs.iter().map(|run| numbers.by_ref().take(run.len()).collect()).collect();
+        let keeps = inputs.iter().map(|b| self.keep_of(b)).collect();
+        Ok(Box::new(Merge::new(numbered, keeps, options)))
     }
 
     /// Whether what is written takes the place of the input in its table. Then it keeps its list of pushes: who needs that

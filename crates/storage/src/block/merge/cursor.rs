@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use skald_model::{Labels, LabelsRef, StreamId, TimeRange, Timestamp};
 
+use super::fetch::FetchPlan;
+use super::window::{Part, Wanted, Window};
 use super::{KeepStream, Kept, KeptRows, MergeOptions, MergeStats};
 use crate::block::columns::ScanBuffers;
 use crate::block::error::Result;
 use crate::block::fetched::Fetched;
 use crate::block::line_filter::{FilterKeys, PageSet};
 use crate::block::meta::{BlockMeta, Pages};
-use crate::block::plan::{joined, timely_rows};
+use crate::block::plan::timely_rows;
 use crate::block::stream_index::{StreamInfo, StreamReader};
 use crate::block::writer::StreamPart;
 
@@ -29,53 +31,6 @@ pub(super) trait Sink {
 
     /// Whether no more rows should come for now.
     fn is_full(&self) -> bool;
-}
-
-/// Which rows of a block a cursor goes through.
-#[derive(Clone, Debug)]
-pub(super) struct Window {
-    /// The rows.
-    pub(super) rows: Range<u32>,
-    /// The stream of the first one.
-    pub(super) first: u32,
-    /// Which of them are read.
-    pub(super) wanted: Wanted,
-}
-
-/// Which rows of a window are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// All of which any may stay.
-    Staying,
-    /// Those about which the stream alone does not tell what is to be known if all of them stay: whether they do, and what
-    /// part they are of a stream of which something else goes.
-    Unknown,
-}
-
-/// What a block has of a stream in a window.
-pub(super) struct Part {
-    pub(super) info: StreamInfo,
-    pub(super) rows: Range<u32>,
-    pub(super) kept: Kept,
-    /// Whether every row of the stream stays, also of those outside of the window.
-    pub(super) whole: bool,
-}
-
-impl Part {
-    /// Whether the stream has rows outside of the window.
-    pub(super) fn crosses(&self) -> bool {
-        self.rows != self.info.rows
-    }
-
-    /// The whole stream, if it stays and has rows outside of the window.
-    pub(super) fn crossing_whole(&self) -> Option<StreamPart> {
-        (self.whole && self.crosses()).then(|| StreamPart::of(&self.info))
-    }
-
-    /// Whether rows have to be read, even if all of them stay.
-    pub(super) fn is_unknown(&self) -> bool {
-        matches!(self.kept, Kept::Rows(_)) || (self.crosses() && !self.whole)
-    }
 }
 
 /// Rows of one stream.
@@ -353,7 +308,7 @@ impl Cursor {
 
     /// The bytes to go on with from the current row: those of the next line pages, and of the other columns of their rows.
     pub(super) fn plan_fetch(&mut self) -> Result<Vec<Range<u64>>> {
-        let mut plan = FetchPlan { limit: self.fetch_bytes, ..FetchPlan::default() };
+        let mut plan = FetchPlan::new(self.fetch_bytes);
         let mut number = 0;
         loop {
             if number == self.ahead.len() && (number >= AHEAD || !self.look_ahead()?) {
@@ -368,7 +323,7 @@ impl Cursor {
             }
             number += 1;
         }
-        Ok(joined(plan.ranges))
+        Ok(plan.into_ranges())
     }
 
     /// Copies rows of the current stream up to time `last`, as far as their bytes are at hand.
@@ -441,61 +396,5 @@ impl Cursor {
             }
         }
         Ok(count == times.len())
-    }
-}
-
-/// Collects what to fetch, in stored order.
-#[derive(Default)]
-struct FetchPlan {
-    ranges: Vec<Range<u64>>,
-    bytes: u64,
-    limit: u64,
-    line_page: Option<usize>,
-    time_page: Option<usize>,
-    metadata_page: Option<usize>,
-}
-
-impl FetchPlan {
-    /// Adds what `rows` need; `false` when the plan is full.
-    fn add(&mut self, meta: &BlockMeta, rows: Range<u32>) -> bool {
-        let lines = &meta.pages.line;
-        let mut row = rows.start;
-        while row < rows.end {
-            let page = lines.of_row(row);
-            if self.line_page != Some(page) {
-                if self.bytes >= self.limit && !self.ranges.is_empty() {
-                    return false;
-                }
-                let bytes = lines.bytes(page);
-                self.bytes += bytes.end - bytes.start;
-                self.ranges.push(bytes);
-                self.line_page = Some(page);
-            }
-            let end = lines.rows(page).end.min(rows.end);
-            self.add_columns(meta, row..end);
-            row = end;
-        }
-        true
-    }
-
-    fn add_columns(&mut self, meta: &BlockMeta, rows: Range<u32>) {
-        let pages = &meta.pages;
-        let of = |column: &Pages| column.of_row(rows.start)..=column.of_row(rows.end - 1);
-        for page in of(&pages.timestamp) {
-            if self.time_page.replace(page) != Some(page) {
-                self.ranges.push(pages.timestamp.bytes(page));
-                self.ranges.push(pages.nanos.bytes(page));
-                let first = pages.timestamp.rows(page).start;
-                self.ranges.push(meta.group_of_row(first).nanos_dictionary.clone());
-            }
-        }
-        if meta.has_metadata() {
-            for page in of(&pages.metadata_key) {
-                if self.metadata_page.replace(page) != Some(page) {
-                    self.ranges.push(pages.metadata_key.bytes(page));
-                    self.ranges.push(pages.metadata_value.bytes(page));
-                }
-            }
-        }
     }
 }

@@ -10,10 +10,12 @@
 //! [`Prune`] is for one block that only loses rows.
 
 mod cursor;
+mod fetch;
 mod output;
 mod prune;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

@@ -10,8 +10,9 @@ use std::ops::Range;
 
 use skald_model::{EntryHash, LabelsRef, Timestamp};
 
-use super::cursor::{Cursor, Head, Sink, Wanted, Window};
+use super::cursor::{Cursor, Head, Sink};
 use super::output::Output;
+use super::window::{Wanted, Window};
 use super::{KeepStream, Kept, MergeOptions, MergeStats, MergeStep, Rewriting};
 use crate::block::error::{Result, corrupt};
 use crate::block::fetched::Fetched;
@@ -140,13 +141,24 @@ impl Prune {
     /// Of the one input, which was opened by [`BlockMeta::parse_for_copies`]. If nothing goes and it `may_stay`, it is left as
     /// it is, and nothing is written. `None` if its row groups can't be copied: it has other filters than are to be written,
     /// or they are too large to be read.
-    pub fn new(mut meta: BlockMeta, keep: KeepStream, may_stay: bool, options: MergeOptions) -> Option<Self> {
+    pub fn new(
+        mut meta: BlockMeta,
+        keep: KeepStream,
+        may_stay: bool,
+        options: &MergeOptions,
+    ) -> Option<Box<Self>> {
         // One block stays one block: what it took to write it, it takes again.
-        let options = MergeOptions { target_bytes: u64::MAX / 2, writer_bytes: usize::MAX, ..options };
+        let options =
+            MergeOptions { target_bytes: u64::MAX / 2, writer_bytes: usize::MAX, ..options.clone() };
         let output = Output::new(&options);
-        output.can_copy(&meta).then(|| Self {
-            groups: std::mem::take(&mut meta.stored_groups),
+        if !output.can_copy(&meta) {
+            return None;
+        }
+        let groups = std::mem::take(&mut meta.stored_groups);
+        Some(Box::new(Self {
             cursor: Cursor::new(INPUT, meta, keep, &options),
+            options,
+            groups,
             next: 0,
             first: 0,
             stream_ids: None,
@@ -156,8 +168,7 @@ impl Prune {
             stream: None,
             output,
             stats: MergeStats::default(),
-            options,
-        })
+        }))
     }
 }
 

@@ -78,12 +78,12 @@ fn opened(file: &Bytes, filters_max: u64) -> BlockMeta {
     BlockMeta::parse_for_copies(&Fetched::whole(file.clone()), file.len() as u64, filters_max).unwrap()
 }
 
-fn pruning(file: &Bytes, rule: &Rule, may_stay: bool, options: &MergeOptions) -> Prune {
-    Prune::new(opened(file, u64::MAX), rule.keep(), may_stay, options.clone()).unwrap()
+fn pruning(file: &Bytes, rule: &Rule, may_stay: bool, options: &MergeOptions) -> Box<Prune> {
+    Prune::new(opened(file, u64::MAX), rule.keep(), may_stay, options).unwrap()
 }
 
 fn prune(file: &Bytes, rule: &Rule, options: &MergeOptions) -> (Vec<Bytes>, Vec<MergedBlock>, MergeStats) {
-    run(&mut pruning(file, rule, false, options), std::slice::from_ref(file))
+    run(&mut *pruning(file, rule, false, options), std::slice::from_ref(file))
 }
 
 /// A row group is a unit of copies only from an eighth of a full one on: blocks are read as if full ones were small.
@@ -123,7 +123,7 @@ proptest! {
         let (files, blocks, stats) = prune(&file, &rule, &options);
         let expected: Vec<Row> = rows.iter().filter(|r| rule.stays(r)).cloned().collect();
         // A look before anything is written changes nothing, unless nothing goes.
-        let checked = run(&mut pruning(&file, &rule, true, &options), std::slice::from_ref(&file));
+        let checked = run(&mut *pruning(&file, &rule, true, &options), std::slice::from_ref(&file));
         match expected.len() == rows.len() {
             true => prop_assert!(checked.0.is_empty() && checked.2.rows_written == 0),
             false => prop_assert_eq!((&checked.0, &checked.1), (&files, &blocks)),
@@ -223,7 +223,7 @@ fn what_has_other_filters_than_are_written_is_not_copied() {
     let (file, _, options) = four_groups();
     let with = |filters_max, block| {
         let options = MergeOptions { block, ..options.clone() };
-        Prune::new(opened(&file, filters_max), Rule::ALL.keep(), false, options).is_some()
+        Prune::new(opened(&file, filters_max), Rule::ALL.keep(), false, &options).is_some()
     };
     assert!(with(u64::MAX, options.block));
     assert!(!with(10, options.block), "they were not read");
