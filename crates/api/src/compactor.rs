@@ -8,55 +8,14 @@ use axum::response::{Html, IntoResponse as _, Response};
 use http::HeaderMap;
 use serde_json::{Value, json};
 use skald_model::Timestamp;
+use skald_rpc::Compaction;
+use skald_rpc::compaction::TableStatus;
 use skald_runtime::Clock;
 
 use crate::cluster::page::{HEAD, ago, escaped};
 use crate::cluster::{ClusterState, page, shard, wants_json};
 use crate::rfc3339;
 use crate::status::json_value;
-
-/// A tenant's table, as a compactor sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableRow {
-    /// The tenant.
-    pub tenant: String,
-    /// Version of the table.
-    pub version: i64,
-    /// Blocks, flushed ones among them.
-    pub blocks: u64,
-    /// Blocks as they were flushed.
-    pub blocks_flushed: u64,
-    /// Bytes of all blocks.
-    pub bytes: u64,
-    /// Bytes of all lines.
-    pub raw_bytes: u64,
-    /// Rows.
-    pub rows: u64,
-    /// Time of the oldest entry.
-    pub oldest_entry: Option<Timestamp>,
-    /// Merges that are due.
-    pub pending_merges: u64,
-    /// Bytes of the blocks that they read.
-    pub pending_bytes: u64,
-    /// Blocks that go, or that something goes from.
-    pub pending_removals: u64,
-    /// When it was looked at last.
-    pub last_run: Option<Timestamp>,
-    /// What went wrong then.
-    pub last_error: Option<String>,
-    /// Bytes that rewrites read since the process started.
-    pub rewritten_bytes_read: u64,
-    /// Bytes that they wrote.
-    pub rewritten_bytes_written: u64,
-    /// Files that were removed.
-    pub files_removed: u64,
-}
-
-/// The compactor of this process.
-pub trait Compaction: Send + Sync + 'static {
-    /// The tables that it looks after, by tenant.
-    fn tables(&self) -> Vec<TableRow>;
-}
 
 /// What the page works with.
 #[derive(Clone)]
@@ -87,7 +46,7 @@ pub(crate) async fn ring(State(state): State<ClusterState>, headers: HeaderMap) 
     json_value(&json!({ "shards": shards, "now": rfc3339::format(now) }))
 }
 
-fn table(row: &TableRow) -> Value {
+fn table(row: &TableStatus) -> Value {
     json!({
         "tenant": row.tenant,
         "version": row.version,
@@ -101,19 +60,22 @@ fn table(row: &TableRow) -> Value {
             "merges": row.pending_merges,
             "bytes": row.pending_bytes,
             "removals": row.pending_removals,
+            "delete_requests": row.open_requests,
         },
         "last_run": row.last_run.map(rfc3339::format),
         "last_error": row.last_error,
         "rewritten": { "bytes_read": row.rewritten_bytes_read, "bytes_written": row.rewritten_bytes_written },
+        "rows_removed": row.rows_removed,
         "files_removed": row.files_removed,
+        "files_waiting": row.files_waiting,
     })
 }
 
-fn tables_page(rows: &[TableRow], now: Timestamp) -> String {
+fn tables_page(rows: &[TableStatus], now: Timestamp) -> String {
     let mut page = format!("{HEAD}<title>Skald: compactor</title></head><body>\n<h1>Tables</h1>\n");
     page.push_str(
         "<table><tr><th>Tenant</th><th>Blocks</th><th>Flushed</th><th>MB</th><th>MB of lines</th><th>Rows</th>\
-         <th>Oldest entry</th><th>Merges due</th><th>MB</th><th>Removals due</th><th>Last run</th>\
+         <th>Oldest entry</th><th>Merges due</th><th>MB</th><th>Removals due</th><th>Deletes open</th><th>Last run</th>\
          <th>Last error</th></tr>\n",
     );
     for row in rows {
@@ -123,7 +85,7 @@ fn tables_page(rows: &[TableRow], now: Timestamp) -> String {
         let megabytes = |n: u64| format!("<td class=\"n\">{:.1}</td>", n as f64 / 1e6);
         let _ = writeln!(
             page,
-            "<tr{}><td>{}</td>{}{}{}{}{}<td>{oldest}</td>{}{}{}<td>{last_run}</td><td>{}</td></tr>",
+            "<tr{}><td>{}</td>{}{}{}{}{}<td>{oldest}</td>{}{}{}{}<td>{last_run}</td><td>{}</td></tr>",
             if row.last_error.is_some() { " class=\"bad\"" } else { "" },
             escaped(&row.tenant),
             number(row.blocks),
@@ -134,6 +96,7 @@ fn tables_page(rows: &[TableRow], now: Timestamp) -> String {
             number(row.pending_merges),
             megabytes(row.pending_bytes),
             number(row.pending_removals),
+            number(row.open_requests),
             escaped(row.last_error.as_deref().unwrap_or_default()),
         );
     }
@@ -151,13 +114,13 @@ mod tests {
 
     #[test]
     fn a_table_is_shown_to_people_and_to_programs() {
-        let row = TableRow {
+        let row = TableStatus {
             tenant: "a<b".into(),
             blocks: 7,
             oldest_entry: Some(1_000_000_000 * SECOND),
             last_error: Some("it & that".into()),
             pending_merges: 3,
-            ..TableRow::default()
+            ..TableStatus::default()
         };
         let page = tables_page(std::slice::from_ref(&row), 5 * SECOND);
         for part in

@@ -10,7 +10,7 @@
 pub mod auth;
 pub mod body;
 pub mod cluster;
-pub mod compactor;
+mod compactor;
 pub mod config;
 pub mod deletes;
 mod drilldown;

@@ -9,7 +9,7 @@ use axum::routing::{MethodRouter, get, post};
 use http::StatusCode;
 use prometheus::Registry;
 use skald_model::TenantLimits;
-use skald_rpc::{Distributor, QueryFrontend};
+use skald_rpc::{Compaction, Distributor, QueryFrontend};
 use skald_runtime::{Clock, Tasks};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
@@ -17,7 +17,7 @@ use tower_http::compression::predicate::SizeAbove;
 
 use crate::auth::{self, Auth};
 use crate::cluster::{self, ClusterState, Lifecycle, LifecycleState, Members};
-use crate::compactor::{self, Compaction, CompactionState};
+use crate::compactor::{self, CompactionState};
 use crate::config::Config;
 use crate::deletes::{self, DeleteState, Deletes};
 use crate::drilldown;

@@ -16,6 +16,7 @@ use skald_compactor::ownership::OwnsAll;
 use skald_compactor::{Compactor, Config, KeepEverything, KeepProvider, Parts, Removals};
 use skald_model::time::{DAY, SECOND, day_of};
 use skald_model::{Labels, LabelsRef, StreamId, TenantId, Timestamp};
+use skald_rpc::Compaction as _;
 use skald_runtime::{Clock as _, SystemClock};
 use skald_storage::block::{BlockOptions, BlockWriter};
 use skald_storage::rewrite::{Keep, Kept, RewriteOptions, rewrite};
@@ -108,7 +109,7 @@ async fn round(
     compactor.round().await;
 
     let after = catalog.snapshot(tenant).await?;
-    let status = compactor.status();
+    let status = compactor.tables();
     let status = status.first().ok_or("nothing was looked at")?;
     let (read, written) = (status.rewritten_bytes_read, status.rewritten_bytes_written);
     let bytes = |snapshot: &Snapshot| snapshot.blocks.iter().map(|b| b.size()).sum::<u64>();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skald_model::{Result, TenantId};
+use skald_model::{Result, TenantId, Timestamp};
 use skald_storage::rewrite::{Keep, KeepAll};
 use skald_storage::table::{BlockEntry, Snapshot};
 
@@ -22,6 +22,10 @@ pub struct Removals {
     pub group: Arc<Group>,
     /// How blocks are archived before they are dropped or rewritten.
     pub archived: Arc<HowArchived>,
+    /// When each delete request was accepted that is not carried out yet, nanoseconds.
+    pub open_requests: Vec<Timestamp>,
+    /// Delete requests that were found to be carried out for good.
+    pub finished_requests: usize,
 }
 
 /// Tells which blocks have to stay apart.
@@ -36,16 +40,17 @@ impl Default for Removals {
             rewrite: Vec::new(),
             group: Arc::new(|_| Vec::new()),
             archived: Arc::new(|_| None),
+            open_requests: Vec::new(),
+            finished_requests: 0,
         }
     }
 }
 
 impl std::fmt::Debug for Removals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { keep, drop, rewrite, group: _, archived: _ } = self;
         let mut removals = f.debug_struct("Removals");
-        removals.field("generation", &keep.generation());
-        removals.field("drop", drop).field("rewrite", rewrite).finish_non_exhaustive()
+        removals.field("generation", &self.keep.generation());
+        removals.field("drop", &self.drop).field("rewrite", &self.rewrite).finish_non_exhaustive()
     }
 }
 

@@ -17,7 +17,7 @@ pub mod plan;
 mod restore;
 mod rules;
 mod run;
-pub mod status;
+mod status;
 pub mod vacuum;
 mod work;
 
@@ -28,6 +28,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus::Registry;
 use skald_model::TenantId;
+use skald_rpc::Compaction;
+use skald_rpc::compaction::TableStatus;
 use skald_runtime::{Clock, Tasks};
 use skald_storage::table::Catalog;
 use tokio::time::Instant;
@@ -89,9 +91,10 @@ impl Compactor {
         let compactor = self.clone();
         tasks.spawn("compactor", move |token| async move { compactor.run(token).await });
     }
+}
 
-    /// What it knows of the tables that are its own.
-    pub fn status(&self) -> Vec<status::TenantStatus> {
+impl Compaction for Compactor {
+    fn tables(&self) -> Vec<TableStatus> {
         self.status.all()
     }
 }

@@ -90,9 +90,10 @@ impl KeepProvider for Rules {
         }
         let keep: Arc<dyn Keep> = Arc::new(Ruled(rules.done.clone()));
         let rules = Arc::new(rules);
-        let (archived, group) =
-            (how_archived(rules.clone(), keep.clone()), move |b: &BlockEntry| rules.group(b));
-        Ok(Removals { keep, drop, rewrite, group: Arc::new(group), archived })
+        let archived = how_archived(rules.clone(), keep.clone());
+        let (open_requests, finished_requests) = (rules.open.clone(), rules.finished.len());
+        let group = Arc::new(move |b: &BlockEntry| rules.group(b));
+        Ok(Removals { keep, drop, rewrite, group, archived, open_requests, finished_requests })
     }
 }
 

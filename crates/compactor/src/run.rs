@@ -9,6 +9,7 @@ use skald_runtime::CancellationToken;
 use tokio::time::Instant;
 
 use crate::Compactor;
+use crate::metrics::Action;
 use crate::work::Progress;
 
 impl Compactor {
@@ -40,13 +41,21 @@ impl Compactor {
 
     /// Looks at each table once; whether nothing is left to do.
     pub async fn round(&self) -> bool {
+        let begun = Instant::now();
         let outcome = self.tenants().await;
-        let status = |status: &str| self.metrics.rounds.with_label_values(&[status]).inc();
+        let ended = |is_success: bool| {
+            let (now, status) = (self.parts.clock.now(), if is_success { "success" } else { "failure" });
+            self.metrics.rounds.with_label_values(&[status]).inc();
+            self.metrics.removal.round(begun.elapsed(), is_success, now as f64 / 1e9);
+            if is_success {
+                self.metrics.last_success.set(now as f64 / 1e9);
+            }
+        };
         let tenants = match outcome {
             Ok(tenants) => tenants,
             Err(error) => {
                 tracing::warn!(%error, "failed to list the tables; the next round tries again");
-                status("failure");
+                ended(false);
                 return true;
             }
         };
@@ -59,15 +68,23 @@ impl Compactor {
         }
         let at_once = self.config.max_compaction_parallelism.max(1);
         let outcomes: Vec<_> = futures::stream::iter(passes).buffer_unordered(at_once).collect().await;
-        let pending = self.status.all().iter().map(|s| s.pending_merges as i64).sum();
-        self.metrics.pending.set(pending);
-        if outcomes.iter().all(Option::is_some) {
-            status("success");
-            self.metrics.last_success.set(self.parts.clock.now() as f64 / 1e9);
-        } else {
-            status("failure");
-        }
+        self.show_all();
+        ended(outcomes.iter().all(Option::is_some));
         !outcomes.contains(&Some(Progress::OutOfTime))
+    }
+
+    /// Sets the gauges that are about all tables.
+    fn show_all(&self) {
+        let all = self.status.all();
+        let metrics = &self.metrics;
+        metrics.pending.set(all.iter().map(|s| s.pending_merges as i64).sum());
+        let waiting = all.iter().map(|s| s.files_waiting as i64).sum();
+        metrics.files_waiting.set(waiting);
+        metrics.removal.files_waiting.set(waiting);
+        metrics.removal.requests_open.set(all.iter().map(|s| s.open_requests as i64).sum());
+        let oldest = all.iter().filter_map(|s| s.oldest_request).min();
+        let age = oldest.map_or(0, |at| self.parts.clock.now().saturating_sub(at).max(0));
+        metrics.removal.oldest_request.set(age as f64 / 1e9);
     }
 
     /// The tenants that are this compactor's own.
@@ -79,7 +96,15 @@ impl Compactor {
 
     /// Works on one table; `None` if that failed.
     async fn pass_and_report(&self, tenant: &TenantId, deadline: Instant) -> Option<Progress> {
+        let (begun, removed_before) = (Instant::now(), self.status.of(tenant).rows_removed);
         let outcome = self.pass(tenant, deadline).await;
+        let status = self.status.of(tenant);
+        let action = match status.rows_removed - removed_before {
+            0 => Action::None,
+            _ if status.blocks == 0 => Action::Deleted,
+            _ => Action::Modified,
+        };
+        self.metrics.removal.looked_at(begun.elapsed(), outcome.is_ok().then_some(action));
         let now = self.parts.clock.now();
         let error = outcome.as_ref().err().map(ToString::to_string);
         self.status.change(tenant, |s| (s.last_run, s.last_error) = (Some(now), error));

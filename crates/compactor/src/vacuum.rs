@@ -8,6 +8,7 @@
 //! Files are listed before the table is asked what it names: what is committed in between is then named.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -80,13 +81,20 @@ fn place(tenant: &TenantId) -> Path {
     Path::from(format!("{FOLDER}/{tenant}.json"))
 }
 
-/// Marks what no version needs and removes what has been marked for `delay` seconds.
+/// Marks what no version needs and removes what has been marked for `delay` seconds. `swept` is told of each file how long it
+/// took to remove it, and whether it is.
 ///
 /// May be dropped at any point.
 ///
 /// # Errors
 /// When the store fails; what was done stays done.
-pub async fn vacuum(catalog: &Catalog, tenant: &TenantId, now: i64, delay: i64) -> Result<Vacuumed> {
+pub async fn vacuum(
+    catalog: &Catalog,
+    tenant: &TenantId,
+    now: i64,
+    delay: i64,
+    swept: impl Fn(Duration, bool),
+) -> Result<Vacuumed> {
     let (at, store) = (place(tenant), catalog.store());
     let before = marks(catalog, tenant).await?;
     let files = catalog.data_files(tenant).await?;
@@ -105,7 +113,10 @@ pub async fn vacuum(catalog: &Catalog, tenant: &TenantId, now: i64, delay: i64) 
     // Once more, now that they are to go: a restore may have come meanwhile.
     let snapshot = catalog.snapshot(tenant).await?;
     for file in over.into_iter().filter(|f| snapshot.block(&f.path).is_none()) {
-        catalog.remove_file(tenant, &file.path).await?;
+        let begun = Instant::now();
+        let removed = catalog.remove_file(tenant, &file.path).await;
+        swept(begun.elapsed(), removed.is_ok());
+        removed?;
         done.removed += 1;
         done.bytes += file.size;
     }
@@ -136,12 +147,15 @@ impl Compactor {
         let now = self.parts.clock.now().div_euclid(skald_model::time::SECOND);
         // Clocks tell seconds, so that the last one may not be over.
         let delay = i64::try_from(self.config.retention_delete_delay.as_secs()).unwrap_or(i64::MAX / 4) + 1;
-        let done = vacuum(&self.parts.catalog, tenant, now, delay).await?;
+        let swept = |took, is_removed| self.metrics.removal.swept(took, is_removed);
+        let done = vacuum(&self.parts.catalog, tenant, now, delay, swept).await?;
         self.vacuumed.lock().insert(tenant.clone(), Instant::now());
         self.metrics.files_removed.inc_by(done.removed);
         self.metrics.file_bytes_removed.inc_by(done.bytes);
-        self.metrics.files_waiting.set(done.waiting as i64);
-        self.status.change(tenant, |s| s.files_removed += done.removed);
+        self.status.change(tenant, |s| {
+            s.files_removed += done.removed;
+            s.files_waiting = done.waiting;
+        });
         if done.removed > 0 {
             tracing::info!(%tenant, files = done.removed, bytes = done.bytes, waiting = done.waiting, "vacuumed");
         }

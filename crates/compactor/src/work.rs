@@ -6,13 +6,14 @@ use std::sync::Arc;
 use skald_model::{Error, Result, TenantId, TimeRange};
 use skald_storage::block::BlockOptions;
 use skald_storage::rewrite::{RewriteOptions, Rewritten, rewrite};
-use skald_storage::table::{self, AppliedCommit, BlockEntry, NewBlock, RewriteCommit, Snapshot};
+use skald_storage::table::{self, AppliedCommit, BlockEntry, NewBlock, RewriteCommit, Snapshot, date_text};
 use tokio::time::Instant;
 
 use crate::Compactor;
 use crate::archive::DROPS_MAX;
 use crate::keep::Removals;
 use crate::plan::{Job, Reason, Rules, plan};
+use crate::status::look_at;
 
 /// Rewrites of one pass that may lose against others.
 const CONFLICTS_MAX: usize = 5;
@@ -36,11 +37,40 @@ struct Task {
 }
 
 impl Compactor {
+    /// What has to go from a table.
+    async fn removals(&self, tenant: &TenantId, snapshot: &Snapshot) -> Result<Removals> {
+        let removals = self.parts.keep.removals(tenant, snapshot).await;
+        let metrics = &self.metrics.removal;
+        metrics.loaded(removals.is_ok());
+        let removals = removals?;
+        if removals.finished_requests > 0 {
+            let done = metrics.requests_done.with_label_values(&[tenant.as_str()]);
+            done.inc_by(removals.finished_requests as u64);
+        }
+        self.status.change(tenant, |s| {
+            s.open_requests = removals.open_requests.len() as u64;
+            s.oldest_request = removals.open_requests.iter().min().copied();
+        });
+        Ok(removals)
+    }
+
+    /// Takes note of rows that left `blocks` of a table, and of the bytes of their lines.
+    fn count_removed(&self, tenant: &TenantId, blocks: &[Arc<BlockEntry>], rows: u64, bytes: u64) {
+        self.metrics.rows_removed.inc_by(rows);
+        self.status.change(tenant, |s| s.rows_removed += rows);
+        let metrics = &self.metrics.removal;
+        metrics.lines.with_label_values(&[tenant.as_str()]).inc_by(rows);
+        metrics.bytes.inc_by(bytes);
+        for block in blocks {
+            metrics.marked.with_label_values(&[&date_text(block.date)]).inc();
+        }
+    }
+
     /// Does what is to be done about a table, as long as there is time.
     pub(crate) async fn pass(&self, tenant: &TenantId, deadline: Instant) -> Result<Progress> {
         let catalog = &self.parts.catalog;
         let mut snapshot = catalog.snapshot(tenant).await?;
-        let removals = self.parts.keep.removals(tenant, &snapshot).await?;
+        let removals = self.removals(tenant, &snapshot).await?;
         let (mut conflicts, mut skipped, mut unchanged) = (0, BTreeSet::new(), BTreeSet::new());
         let mut failed = None;
         let progress = loop {
@@ -184,11 +214,13 @@ impl Compactor {
         let count = removes.len();
         let blocks = removes.iter().filter_map(|p| snapshot.block(p));
         self.archive(tenant, blocks, &*removals.archived).await?;
-        let rows: u64 = removes.iter().filter_map(|p| snapshot.block(p)).map(|b| b.summary.rows).sum();
+        let gone: Vec<_> = removes.iter().filter_map(|p| snapshot.block(p).cloned()).collect();
+        let rows: u64 = gone.iter().map(|b| b.summary.rows).sum();
         let commit = RewriteCommit { base: snapshot.clone(), removes, adds: Vec::new(), data_change: true };
         let committed = self.parts.catalog.commit_rewrite(tenant, &commit).await?;
         self.metrics.blocks_dropped.inc_by(count as u64);
-        self.metrics.rows_removed.inc_by(rows);
+        let bytes = gone.iter().map(|b| b.summary.raw_bytes).sum();
+        self.count_removed(tenant, &gone, rows, bytes);
         tracing::info!(%tenant, blocks = count, rows, version = committed.snapshot.version, "removed blocks");
         Ok(committed.snapshot)
     }
@@ -218,6 +250,9 @@ impl Compactor {
         let rows_before: u64 = inputs().map(|b| b.summary.rows).sum();
         let rows_after: u64 = written.blocks.iter().map(|b| b.summary.rows).sum();
         let removed = rows_before.saturating_sub(rows_after + written.stats.duplicates);
+        let raw_before: u64 = inputs().map(|b| b.summary.raw_bytes).sum();
+        let raw_after: u64 = written.blocks.iter().map(|b| b.summary.raw_bytes).sum();
+        let removed_bytes = raw_before.saturating_sub(raw_after + written.stats.duplicate_bytes);
         let commit = RewriteCommit {
             base: snapshot.clone(),
             removes: inputs().map(|b| b.path.clone()).collect(),
@@ -234,7 +269,11 @@ impl Compactor {
                 return Err(error);
             }
         };
-        self.count(tenant, reason, inputs().count(), &written, removed);
+        self.count(tenant, reason, inputs().count(), &written);
+        if removed > 0 {
+            let blocks: Vec<_> = inputs().cloned().collect();
+            self.count_removed(tenant, &blocks, removed, removed_bytes);
+        }
         let bytes_before: u64 = inputs().map(|b| b.size()).sum();
         let bytes_after: u64 = written.blocks.iter().map(|b| b.summary.file_size).sum();
         tracing::info!(
@@ -272,7 +311,7 @@ impl Compactor {
         Ok(committed.snapshot)
     }
 
-    fn count(&self, tenant: &TenantId, reason: &str, inputs: usize, written: &Rewritten, removed: u64) {
+    fn count(&self, tenant: &TenantId, reason: &str, inputs: usize, written: &Rewritten) {
         let m = &self.metrics;
         let bytes_written = written.blocks.iter().map(|b| b.summary.file_size).sum();
         m.rewrites.with_label_values(&[reason]).inc();
@@ -283,7 +322,6 @@ impl Compactor {
         m.rows_written.inc_by(written.stats.rows_written);
         m.rows_copied.inc_by(written.stats.rows_copied);
         m.duplicates.inc_by(written.stats.duplicates);
-        m.rows_removed.inc_by(removed);
         self.status.change(tenant, |s| {
             s.rewritten_bytes_read += written.bytes_read;
             s.rewritten_bytes_written += bytes_written;
@@ -293,7 +331,7 @@ impl Compactor {
     fn show(&self, tenant: &TenantId, snapshot: &Snapshot, tasks: &[Task], dropped: usize) {
         let is_merge = |t: &&Task| t.reason != "removal";
         self.status.change(tenant, |s| {
-            s.look_at(snapshot);
+            look_at(s, snapshot);
             s.pending_merges = tasks.iter().filter(is_merge).count() as u64;
             let blocks = tasks.iter().flat_map(|t| &t.runs).flatten();
             s.pending_bytes = blocks.map(|b| b.size()).sum();

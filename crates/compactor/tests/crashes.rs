@@ -19,6 +19,7 @@ use skald_compactor::{Compactor, Config, KeepEverything, KeepProvider, Parts, Ru
 use skald_model::limits::StreamRetention;
 use skald_model::time::{DAY, SECOND, day_of};
 use skald_model::{Labels, LabelsRef, Limits, StreamId, TenantId, TenantLimits, TimeRange, Timestamp};
+use skald_rpc::Compaction as _;
 use skald_runtime::{Clock, Deterministic, random};
 use skald_storage::block::{
     self, BlockMeta, BlockOptions, BlockWriter, Fetched, PreparedPredicate, ScanBuffers, ScanRequest,
@@ -300,7 +301,7 @@ async fn come_to_rest(world: &mut World, seed: u64) {
         world.pass_time(2 * DELAY);
         let compactor = world.compactor(world.calm());
         assert!(compactor.round().await, "seed {seed}: it does not end");
-        assert_eq!(compactor.status()[0].last_error, None, "seed {seed}");
+        assert_eq!(compactor.tables()[0].last_error, None, "seed {seed}");
         world.look().await;
     }
     let snapshot = world.calm().snapshot(&world.tenant).await.unwrap();

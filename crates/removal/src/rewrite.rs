@@ -6,13 +6,15 @@ use std::time::Duration;
 use skald_model::limits::DeletionMode;
 use skald_model::time::DAY;
 use skald_model::{Result, TenantId, Timestamp};
+use skald_rpc::deletes::DeleteProgress;
 use skald_storage::table::{BlockEntry, Snapshot};
 
 use crate::blocks::Concern;
 use crate::flush::AtFlush;
 use crate::removals::{Delete, Removals};
+use crate::requests::DeleteRequest;
 use crate::resolve::Resolver;
-use crate::service::finished;
+use crate::service::{finished, progress};
 
 /// The rules as rewrites see them.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,8 @@ pub struct AtRewrite {
     pub pending: Vec<Arc<Delete>>,
     /// Requests of which nothing is left to do.
     pub finished: Vec<String>,
+    /// When each request was accepted that clients see as not carried out, nanoseconds.
+    pub open: Vec<Timestamp>,
 }
 
 /// What is to be done about a block that nothing else is done about.
@@ -94,11 +98,16 @@ impl Resolver {
         let limits = self.limits.of(tenant);
         let retention = self.retention(tenant, &limits)?;
         let (mut pending, mut deletes, mut generation) = (Vec::new(), Vec::new(), 0);
-        let mut done_with = Vec::new();
+        let (mut done_with, mut open) = (Vec::new(), Vec::new());
         if let Some(loaded) = self.lists().at(tenant, snapshot).await? {
             let at = AtFlush::new(&loaded, &limits, now, cancel_period);
             (deletes, generation) = (at.done.deletes.clone(), at.done.generation());
             pending = at.pending;
+            let requests = loaded.list.requests.iter().zip(&loaded.deletes);
+            let is_open = |(r, d): &(&DeleteRequest, &Arc<Delete>)| {
+                progress(r, d, snapshot, now, cancel_period) != DeleteProgress::Processed
+            };
+            open = requests.filter(is_open).map(|(request, _)| request.created).collect();
             if limits.deletion_mode == DeletionMode::FilterAndDelete {
                 done_with = finished(&loaded, snapshot, now, cancel_period, settle);
             }
@@ -107,7 +116,7 @@ impl Resolver {
         if self.retention_enabled {
             done = done.with_size(snapshot.blocks.iter().map(|b| &**b), limits.retention_bytes);
         }
-        Ok(AtRewrite { done: Arc::new(done), pending, finished: done_with })
+        Ok(AtRewrite { done: Arc::new(done), pending, finished: done_with, open })
     }
 }
 

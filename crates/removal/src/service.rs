@@ -110,7 +110,7 @@ impl DeleteRequests for Service {
 /// How far a request has come, in stored bytes of the blocks that it is about. Once no block is due it shows as processed.
 /// It is obeyed further until it is marked so: what is in memory is left out when it is flushed, and a flush under way that
 /// did not know of the request may still bring some, which is then taken out as well.
-fn progress(
+pub(crate) fn progress(
     request: &DeleteRequest,
     delete: &Delete,
     snapshot: &Snapshot,

@@ -7,6 +7,7 @@
 //!
 //! This crate never looks into a query: it carries LogQL as text.
 
+pub mod compaction;
 pub mod deletes;
 pub mod distributor;
 pub mod frontend;
@@ -17,6 +18,7 @@ pub mod patterns;
 pub mod querier;
 pub mod tail;
 
+pub use compaction::Compaction;
 pub use deletes::DeleteRequests;
 pub use distributor::Distributor;
 pub use frontend::QueryFrontend;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use skald_compactor::ownership::OwnsAll;
 use skald_compactor::{Compactor, Config, Parts, Rules};
+use skald_rpc::Compaction as _;
 use skald_runtime::Clock;
 
 use crate::cluster::{CANCEL_PERIOD, Cluster};
@@ -55,7 +56,7 @@ impl Cluster {
         };
         let compactor = Compactor::new(&config, parts, &registry).expect("a new registry");
         let ended = tokio::time::timeout(patience, compactor.round()).await.is_ok();
-        let failed = compactor.status().iter().any(|s| s.last_error.is_some());
+        let failed = compactor.tables().iter().any(|s| s.last_error.is_some());
         note!(self.0.trace, "{name} has ended: {ended}, failed: {failed}");
         ended && !failed
     }

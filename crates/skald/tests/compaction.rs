@@ -87,6 +87,7 @@ fn a_block_in_which_a_delete_finds_nothing_is_not_written_again() {
     let (_, metrics) = server.get("/metrics");
     assert!(metrics.contains("\nskald_compactor_blocks_unchanged_total 1\n"), "{metrics}");
     assert!(!metrics.contains("skald_compactor_rewrites_total{reason=\"removal\"}"), "{metrics}");
+    assert!(!metrics.contains("loki_compactor_deleted_lines{"), "{metrics}");
 }
 
 #[test]
@@ -118,6 +119,26 @@ fn small_blocks_become_one_and_deleted_rows_leave_it() {
     await_table(&server, |t| t["rows"] == 4);
     assert_eq!(server.lines(), left);
     await_processed(&server);
+    let metric = |name: &str| {
+        let (_, metrics) = server.get("/metrics");
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("no {name} in {metrics}"));
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert_eq!(metric("loki_compactor_deleted_lines{user=\"fake\"}"), 2.0);
+    assert_eq!(metric("skald_compactor_removed_bytes_total"), 16.0);
+    assert!(metric("loki_boltdb_shipper_retention_marker_count_total{table=") >= 1.0);
+    assert!(metric("loki_boltdb_shipper_retention_marker_table_processed_total{action=\"modified\"}") >= 1.0);
+    assert!(metric("loki_compactor_apply_retention_operation_total{status=\"success\"}") >= 1.0);
+    assert!(metric("loki_compactor_load_pending_requests_attempts_total{status=\"success\"}") >= 1.0);
+    let end = Instant::now() + DEADLINE;
+    while metric("loki_compactor_pending_delete_requests_count") > 0.0 {
+        assert!(Instant::now() < end, "the request is carried out");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(metric("loki_compactor_oldest_pending_delete_request_age_seconds"), 0.0);
 
     // Over a death, and with what comes later.
     server.kill();

@@ -11,7 +11,6 @@ use futures::stream::{self, StreamExt as _};
 use prometheus::Registry;
 use skald_api::auth::Auth;
 use skald_api::cluster::{Lifecycle, Members};
-use skald_api::compactor::{Compaction, TableRow};
 use skald_api::{Deletes, Flush};
 use skald_cluster::topology::Member;
 use skald_cluster::{Topology, View};
@@ -25,7 +24,7 @@ use skald_model::{TenantId, TenantLimits};
 use skald_removal::DeleteLists;
 use skald_rpc::grpc::Services;
 use skald_rpc::memory::QueryMemory;
-use skald_rpc::{Distributor, Querier, QueryFrontend};
+use skald_rpc::{Compaction, Distributor, Querier, QueryFrontend};
 use skald_runtime::grpc::MessageLimits;
 use skald_runtime::tls::ClientTls;
 use skald_runtime::{Clock, SystemClock, Tasks};
@@ -328,7 +327,7 @@ impl Roles {
             flush: self.flush(),
             members: Some(members),
             lifecycle: ends_apart.then_some(ending as Arc<dyn Lifecycle>),
-            compaction: self.compactor.clone().map(|c| Arc::new(Tables(c)) as Arc<dyn Compaction>),
+            compaction: self.compactor.clone().map(|c| c as Arc<dyn Compaction>),
             auth,
             tasks,
         };
@@ -368,33 +367,6 @@ const ALONE: &str = "local";
 fn file_name(name: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
     name.chars().map(allowed).collect()
-}
-
-/// The tables of the compactor, to be shown.
-struct Tables(Arc<Compactor>);
-
-impl Compaction for Tables {
-    fn tables(&self) -> Vec<TableRow> {
-        let row = |s: skald_compactor::status::TenantStatus| TableRow {
-            tenant: s.tenant,
-            version: s.version,
-            blocks: s.blocks,
-            blocks_flushed: s.blocks_flushed,
-            bytes: s.bytes,
-            raw_bytes: s.raw_bytes,
-            rows: s.rows,
-            oldest_entry: s.oldest_entry,
-            pending_merges: s.pending_merges,
-            pending_bytes: s.pending_bytes,
-            pending_removals: s.pending_removals,
-            last_run: s.last_run,
-            last_error: s.last_error,
-            rewritten_bytes_read: s.rewritten_bytes_read,
-            rewritten_bytes_written: s.rewritten_bytes_written,
-            files_removed: s.files_removed,
-        };
-        self.0.status().into_iter().map(row).collect()
-    }
 }
 
 /// Flushes every ingester of the cluster.

@@ -29,7 +29,8 @@ pub fn block_path(date: i32, name: &str) -> String {
     format!("date={}/{name}.parquet", date_text(date))
 }
 
-pub(super) fn date_text(date: i32) -> String {
+/// A day (days since the Unix epoch) as `YYYY-MM-DD`, as it stands in paths.
+pub fn date_text(date: i32) -> String {
     NaiveDate::from_num_days_from_ce_opt(date + UNIX_EPOCH_DAYS).unwrap_or_default().to_string()
 }
 

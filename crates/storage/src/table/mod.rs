@@ -39,7 +39,7 @@ pub use crate::block::BlockSummary;
 pub use error::{Error, Result};
 pub use export::Exported;
 pub use files::DataFile;
-pub use log::block_path;
+pub use log::{block_path, date_text};
 pub use maintain::Maintained;
 pub use rebuild::Rebuilt;
 pub use snapshot::{NO_VERSION, Snapshot};

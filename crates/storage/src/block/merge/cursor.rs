@@ -392,7 +392,10 @@ impl Cursor {
             }
             match sink.row(*ts, line, metadata)? {
                 true => stats.rows_written += 1,
-                false => stats.duplicates += 1,
+                false => {
+                    stats.duplicates += 1;
+                    stats.duplicate_bytes += line.len() as u64;
+                }
             }
         }
         Ok(count == times.len())

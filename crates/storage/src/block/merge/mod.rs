@@ -169,6 +169,8 @@ pub struct MergeStats {
     pub rows_written: u64,
     /// Rows left out because another one is the same.
     pub duplicates: u64,
+    /// Bytes of their lines.
+    pub duplicate_bytes: u64,
     /// Rows that were read and did not stay.
     pub removed: u64,
     /// Those of the rows written whose row groups were copied as they are.
@@ -181,6 +183,7 @@ impl MergeStats {
         self.rows_read += other.rows_read;
         self.rows_written += other.rows_written;
         self.duplicates += other.duplicates;
+        self.duplicate_bytes += other.duplicate_bytes;
         self.removed += other.removed;
         self.rows_copied += other.rows_copied;
     }

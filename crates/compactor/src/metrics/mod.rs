@@ -1,10 +1,16 @@
 //! The instruments of the compactor, under Loki's names where it has the thing.
 
+mod removal;
+
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+pub(crate) use removal::{Action, RemovalMetrics};
 
 /// The instruments of the compactor.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
+    /// What retention and deletes do.
+    pub(crate) removal: RemovalMetrics,
     /// Rounds over all tables, by outcome.
     pub(crate) rounds: IntCounterVec,
     /// Seconds that the last round took.
@@ -67,6 +73,7 @@ impl Metrics {
             registry.register(Box::new(gauge.clone())).map(|()| gauge)
         };
         Ok(Self {
+            removal: RemovalMetrics::new(registry)?,
             rounds: counters(
                 "loki_boltdb_shipper_compact_tables_operation_total",
                 "Total number of tables compaction done by status.",
