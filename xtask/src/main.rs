@@ -8,6 +8,7 @@
 mod answer;
 mod bench;
 mod clients;
+mod clock;
 mod cluster;
 mod codegen;
 mod config_docs;

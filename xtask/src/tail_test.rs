@@ -5,14 +5,14 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, sleep};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::process::{Sampler, cpu_seconds};
 use crate::push::{Entry, Stream, as_protobuf};
 use crate::server::{Client, Setup};
-use crate::workspace;
+use crate::{clock, workspace};
 
 /// Pushes in a second.
 const PUSHES: u64 = 50;
@@ -164,7 +164,7 @@ fn push(client: &Client, args: &Args) -> Result<()> {
     for turn in 0..args.seconds * PUSHES {
         sleep((Duration::from_secs(1) * turn as u32 / PUSHES as u32).saturating_sub(start.elapsed()));
         let end = args.rate * (turn + 1) / PUSHES;
-        let now = nanos();
+        let now = clock::now();
         let stream = |s: u64| Stream {
             labels: vec![("job".into(), "tail".into()), ("stream".into(), s.to_string())],
             entries: (next..end)
@@ -198,17 +198,13 @@ fn follow(mut output: impl BufRead, total: u64) -> Seen {
             let mut parts = line.split(' ');
             let (number, pushed) = (parts.next().map(str::parse::<u64>), parts.next().map(str::parse::<i64>));
             if let (Some(Ok(number)), Some(Ok(pushed))) = (number, pushed) {
-                seen.push((number, (nanos() - pushed).max(0) as u64 / 1000));
+                seen.push((number, (clock::now() - pushed).max(0) as u64 / 1000));
             }
         } else {
             break;
         }
     }
     seen
-}
-
-fn nanos() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
 }
 
 fn metric(client: &Client, name: &str) -> Result<f64> {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard};
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -14,6 +14,7 @@ use super::Shared;
 use super::checker::ok;
 use super::pusher::push_patiently;
 use crate::answer;
+use crate::clock::now;
 use crate::push::{Entry, Stream};
 use crate::python::Row;
 use crate::random::Random;
@@ -96,7 +97,7 @@ pub(super) fn run(shared: &Shared) {
 }
 
 fn push(shared: &Shared, random: &mut Random) -> Result<()> {
-    let now = now()?;
+    let now = now();
     let first = shared.expiring.lock().len();
     let new: Vec<Aging> = (0..ENTRIES).map(|_| aging(shared, now, random)).collect();
     let mut streams = Vec::new();
@@ -147,11 +148,6 @@ fn line(seed: u64, number: usize) -> String {
     format!("entry {number} that ages in run {seed}")
 }
 
-fn now() -> Result<i64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
-    Ok(now.as_nanos() as i64)
-}
-
 /// Before which time entries have expired at `now`.
 fn cutoff(now: i64) -> i64 {
     now.div_euclid(MINUTE) * MINUTE - PERIOD
@@ -186,16 +182,16 @@ fn ask<T>(
         let left = entries.iter().enumerate().filter(|(_, e)| of(e) && is_left(e));
         left.map(|(number, _)| number).collect::<BTreeSet<_>>()
     };
-    let (sent_before, begin) = (shared.expiring.sent(), now()?);
+    let (sent_before, begin) = (shared.expiring.sent(), now());
     let answer = query()?;
-    let (sent_after, end) = (shared.expiring.sent(), now()?);
+    let (sent_after, end) = (shared.expiring.sent(), now());
     let least = numbers(&sent_before, cutoff(end), true);
     Ok((answer, Expected { least, most: numbers(&sent_after, cutoff(begin), false) }))
 }
 
 /// Counts all of one fate.
 fn count(shared: &Shared, door: &Client, fate: Fate) -> Result<Option<String>> {
-    let now = now()?;
+    let now = now();
     let end = (now + 2 * HOUR) / SECOND;
     let length = end - (shared.start - 25 * HOUR) / SECOND;
     let query = format!("sum(count_over_time({{job=\"expiring\", fate=\"{}\"}}[{length}s]))", label(fate));
@@ -213,7 +209,7 @@ fn count(shared: &Shared, door: &Client, fate: Fate) -> Result<Option<String>> {
 
 /// Reads the entries of the last minutes that a rule matches: those about the cut-off, or the newest ones.
 fn read(shared: &Shared, door: &Client, age: Age) -> Result<Option<String>> {
-    let now = now()?;
+    let now = now();
     let range = match age {
         Age::New => now + HOUR - 3 * MINUTE..now + HOUR,
         Age::Old | Age::Due => now - PERIOD - 12 * MINUTE..now - PERIOD + 2 * MINUTE,
@@ -251,7 +247,7 @@ fn read(shared: &Shared, door: &Client, age: Age) -> Result<Option<String>> {
 /// With everything healed: checks until all has expired that does not stay.
 pub(super) fn finish(shared: &Shared) -> Result<()> {
     loop {
-        let is_over = now()? >= shared.expiring.end;
+        let is_over = now() >= shared.expiring.end;
         for door in &shared.doors {
             let found = [
                 count(shared, door, Fate::Goes),

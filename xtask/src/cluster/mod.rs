@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -31,7 +31,7 @@ use self::pusher::Pushed;
 use crate::python::{self, Reader};
 use crate::seaweed::Seaweed;
 use crate::server::Client;
-use crate::{table_test, workspace};
+use crate::{clock, table_test, workspace};
 
 /// Short intervals, so that every part of the cluster works often.
 const SETTINGS: &str = "\
@@ -137,8 +137,7 @@ impl Shared {
 
 /// Runs the test. True when there are no findings.
 pub(crate) fn run(args: &Args) -> Result<bool> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
-    let seed = args.seed.unwrap_or(now.as_millis() as u64 % 1_000_000);
+    let seed = args.seed.unwrap_or_else(clock::seed);
     println!("cluster-test: seed {seed}, {} ingesters, {} s", args.ingesters, args.seconds);
     let binary = workspace::release_binary(args.binary.as_deref())?;
     let directory =
@@ -161,14 +160,15 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         small_disks: args.disks,
     })?;
     members.start_all()?;
+    let now = clock::now();
     let shared = Shared {
         doors: members.doors(),
         stop: AtomicBool::new(false),
         seed,
-        start: now.as_nanos() as i64,
+        start: now,
         pushed: (0..args.pushers).map(|_| Pushed::default()).collect(),
         rounds: Rounds::default(),
-        expiring: Expiring::new(now.as_nanos() as i64, Duration::from_secs(args.seconds)),
+        expiring: Expiring::new(now, Duration::from_secs(args.seconds)),
         answered: AtomicU64::new(0),
         unanswered: AtomicU64::new(0),
         findings: Mutex::default(),

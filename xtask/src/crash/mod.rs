@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -25,7 +25,7 @@ use crate::python::{self, Reader};
 use crate::random::Random;
 use crate::seaweed::Seaweed;
 use crate::server::{Server, Setup};
-use crate::{table_test, workspace};
+use crate::{clock, table_test, workspace};
 
 /// Options of `crash-test`.
 #[derive(clap::Args)]
@@ -71,8 +71,7 @@ enum Moment {
 
 /// Runs the test. True when nothing was lost, doubled or invented.
 pub(crate) fn run(args: &Args) -> Result<bool> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
-    let seed = args.seed.unwrap_or(now.as_millis() as u64 % 1_000_000);
+    let seed = args.seed.unwrap_or_else(clock::seed);
     println!("crash-test: seed {seed}, {} kills, {} pushers", args.kills, args.pushers);
     let binary = workspace::release_binary(args.binary.as_deref())?;
     let directory =
@@ -84,7 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         setup.environment.push(("SKALD_FAULTS".to_owned(), faults));
     }
     let shared = Shared {
-        workload: Workload { seed, start: now.as_nanos() as i64, pushers: args.pushers },
+        workload: Workload { seed, start: clock::now(), pushers: args.pushers },
         ledger: Ledger::new(args.pushers * workload::STREAMS_PER_PUSHER),
         client: setup.client(),
         checking: AtomicBool::new(false),

@@ -1,11 +1,10 @@
 //! Pushes that must not be taken: wrong in their headers, their encoding, their structure or their content.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde_json::{Value, json};
 
 use super::pick;
 use super::request::Request;
+use crate::clock::now;
 use crate::push::{Entry, Stream, as_protobuf};
 use crate::random::Random;
 
@@ -25,10 +24,6 @@ pub(super) fn generate(random: &mut Random) -> Request {
     };
     // How the body is cut into chunks must not matter.
     Request { chunked: random.percent(20), ..request }
-}
-
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
 }
 
 fn json_push(family: &'static str, body: impl Into<Vec<u8>>) -> Request {

@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use self::pusher::Pushed;
 use crate::process::{Sampler, alarming};
 use crate::server::{Client, Setup};
-use crate::{answer, workspace};
+use crate::{answer, clock, workspace};
 
 /// Budgets of the server, in MiB, and the keys that set them.
 const BUDGETS: [(&str, u64); 11] = [
@@ -133,14 +133,13 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         tempfile::Builder::new().prefix("skald-load-").tempdir().context("no temporary directory")?;
     let setup = Setup::new(&binary, directory.path(), &config(args.rate_mb))?;
     let server = setup.start()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
     let shared = Shared {
         client: setup.client(),
         stop: AtomicBool::new(false),
         seed: args.seed,
         only: args.query,
         since: args.since.clone(),
-        start: now.as_nanos() as i64,
+        start: clock::now(),
         findings: Mutex::default(),
     };
     let sampler = Sampler::default();

@@ -1,9 +1,10 @@
 //! A thread that pushes as fast as it is answered.
 
 use std::thread::sleep;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::{Latencies, Shared};
+use crate::clock;
 use crate::push::{Entry, Stream, as_json, as_protobuf};
 use crate::random::{Random, mix};
 
@@ -68,7 +69,7 @@ pub(super) fn run(shared: &Shared, number: usize) -> Pushed {
     let mut random = Random::new(shared.seed, number as u64);
     let mut pushed = Pushed { end: shared.start, ..Pushed::default() };
     while !shared.stopped() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
+        let now = clock::now();
         let batch = Batch { start: now.max(pushed.end), count: random.within(10..3000) as usize };
         pushed.end = batch.start + batch.count as i64;
         if let Err(error) = push(shared, number, batch, &mut pushed, &mut random) {
