@@ -137,6 +137,8 @@ impl Shared {
 
 /// Runs the test. True when there are no findings.
 pub(crate) fn run(args: &Args) -> Result<bool> {
+    // Before the members start: entries are stamped from here on, and requests to delete are about what lies before them.
+    let now = clock::now();
     let seed = args.seed.unwrap_or_else(clock::seed);
     println!("cluster-test: seed {seed}, {} ingesters, {} s", args.ingesters, args.seconds);
     let binary = workspace::release_binary(args.binary.as_deref())?;
@@ -160,7 +162,6 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         small_disks: args.disks,
     })?;
     members.start_all()?;
-    let now = clock::now();
     let shared = Shared {
         doors: members.doors(),
         stop: AtomicBool::new(false),

@@ -71,6 +71,7 @@ enum Moment {
 
 /// Runs the test. True when nothing was lost, doubled or invented.
 pub(crate) fn run(args: &Args) -> Result<bool> {
+    let now = clock::now();
     let seed = args.seed.unwrap_or_else(clock::seed);
     println!("crash-test: seed {seed}, {} kills, {} pushers", args.kills, args.pushers);
     let binary = workspace::release_binary(args.binary.as_deref())?;
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         setup.environment.push(("SKALD_FAULTS".to_owned(), faults));
     }
     let shared = Shared {
-        workload: Workload { seed, start: clock::now(), pushers: args.pushers },
+        workload: Workload { seed, start: now, pushers: args.pushers },
         ledger: Ledger::new(args.pushers * workload::STREAMS_PER_PUSHER),
         client: setup.client(),
         checking: AtomicBool::new(false),
