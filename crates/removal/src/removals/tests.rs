@@ -5,6 +5,7 @@ use skald_model::limits::StreamRetention;
 use skald_model::retention::STREAM_PERIOD_MIN;
 use skald_model::time::SECOND;
 use skald_model::{Limits, MatchOp, Matcher};
+use skald_storage::block::{Masks, PageProbe, WordIndex, WordIndexBuilder};
 
 use super::*;
 
@@ -237,6 +238,15 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
     prop::collection::vec(rule, 0..4)
 }
 
+/// The word index of a page with this line alone.
+fn words_of(line: usize) -> WordIndex {
+    let (line, mut masks, mut builder) =
+        (LINES[line].as_bytes(), Masks::default(), WordIndexBuilder::default());
+    masks.fill(line, &[line.len() as u32]);
+    builder.add_page(line, &masks);
+    WordIndex::open(&builder.finish().into()).unwrap()
+}
+
 proptest! {
     /// Of memory, where it is known of each entry when it came.
     #[test]
@@ -275,6 +285,14 @@ proptest! {
                     let cutoff = if app == 1 { cutoffs.1 } else { cutoffs.0 };
                     let expected = row.time >= cutoff && !rules.iter().any(|r| r.takes(row));
                     prop_assert_eq!(stays, expected, "{:?} {:?}", row, keep);
+                    if let Keep::Rows(rules) = &keep
+                        && let Some(keys) = removals.keys_of_gone(rules, min, max)
+                        && !stays
+                    {
+                        let words = words_of(row.line);
+                        let may_hold = |k: &Arc<FilterKeys>| PageProbe::new(None, Some(&words), k).may_hold(0);
+                        prop_assert!(keys.iter().any(may_hold), "{:?} goes, {:?}", row, keys);
+                    }
                 }
             }
         }
