@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    exponential_buckets,
-};
+use prometheus::{Gauge, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+
+use super::Register;
 
 /// See the module's page.
 #[derive(Clone, Debug)]
@@ -50,87 +49,68 @@ fn outcome(is_success: bool) -> &'static str {
 }
 
 impl RemovalMetrics {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let counters = |name: &str, help: &str, label: &str| {
-            let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
-            registry.register(Box::new(counters.clone())).map(|()| counters)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = Gauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone())).map(|()| gauge)
-        };
-        let int_gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone())).map(|()| gauge)
-        };
-        let seconds = |name: &str, help: &str, first: f64| {
-            let options = HistogramOpts::new(name, help).buckets(exponential_buckets(first, 4.0, 8)?);
-            let histogram = HistogramVec::new(options, &["status"])?;
-            registry.register(Box::new(histogram.clone())).map(|()| histogram)
-        };
-        let bytes = IntCounter::new(
-            "skald_compactor_removed_bytes_total",
-            "Bytes of the lines that retention and delete requests took out of the tables.",
-        )?;
-        registry.register(Box::new(bytes.clone()))?;
+    pub(super) fn new(register: &Register<'_>) -> prometheus::Result<Self> {
         Ok(Self {
-            marked: counters(
+            marked: register.counters(
                 "loki_boltdb_shipper_retention_marker_count_total",
                 "Blocks that retention or a delete request removed or had rewritten, by day.",
                 "table",
             )?,
-            tables: counters(
+            tables: register.counters(
                 "loki_boltdb_shipper_retention_marker_table_processed_total",
                 "Looks at a table, by what was done: none, modified, or deleted when nothing was left.",
                 "action",
             )?,
-            table_seconds: seconds(
+            table_seconds: register.seconds(
                 "loki_boltdb_shipper_retention_marker_table_processed_duration_seconds",
                 "Seconds that looks at a table took, merges included.",
                 0.01,
             )?,
-            file_seconds: seconds(
+            file_seconds: register.seconds(
                 "loki_boltdb_shipper_retention_sweeper_chunk_deleted_duration_seconds",
                 "Seconds that it took to remove a file which no table names.",
                 0.001,
             )?,
-            files_waiting: int_gauge(
+            files_waiting: register.int_gauge(
                 "loki_boltdb_shipper_retention_sweeper_marker_files_current",
                 "Files that no table names and that are kept until their delay is over.",
             )?,
-            rounds: counters(
+            rounds: register.counters(
                 "loki_compactor_apply_retention_operation_total",
                 "Rounds over all tables to apply retention and delete requests, by outcome.",
                 "status",
             )?,
-            round_seconds: gauge(
+            round_seconds: register.gauge(
                 "loki_compactor_apply_retention_operation_duration_seconds",
                 "Seconds that the last of these rounds took.",
             )?,
-            last_success: gauge(
+            last_success: register.gauge(
                 "loki_compactor_apply_retention_last_successful_run_timestamp_seconds",
                 "Unix timestamp of the last of these rounds without an error.",
             )?,
-            lines: counters(
+            lines: register.counters(
                 "loki_compactor_deleted_lines",
                 "Lines that retention and delete requests took out of the tables, by tenant.",
                 "user",
             )?,
-            bytes,
-            requests_done: counters(
+            bytes: register.counter(
+                "skald_compactor_removed_bytes_total",
+                "Bytes of the lines that retention and delete requests took out of the tables.",
+            )?,
+            requests_done: register.counters(
                 "loki_compactor_delete_requests_processed_total",
                 "Delete requests that were carried out for good, by tenant.",
                 "user",
             )?,
-            requests_open: int_gauge(
+            requests_open: register.int_gauge(
                 "loki_compactor_pending_delete_requests_count",
                 "Delete requests that are not carried out yet.",
             )?,
-            oldest_request: gauge(
+            oldest_request: register.gauge(
                 "loki_compactor_oldest_pending_delete_request_age_seconds",
                 "Seconds since the oldest delete request was accepted that is not carried out yet.",
             )?,
-            loads: counters(
+            loads: register.counters(
                 "loki_compactor_load_pending_requests_attempts_total",
                 "Attempts to read a tenant's delete requests, by outcome.",
                 "status",
