@@ -140,10 +140,7 @@ impl Keep for Ruled {
                     let entry = Entry { timestamp, received: Entry::OF_BLOCK, line, metadata };
                     sieve.keeps(&rules, &labels, entry)
                 });
-                Kept::Rows(match keys {
-                    Some(keys) => KeptRows::with_keys(keep, keys),
-                    None => KeptRows::new(keep),
-                })
+                Kept::Rows(KeptRows::new(keep, keys))
             }
         }
     }

@@ -44,12 +44,7 @@ impl Compactor {
         let begun = Instant::now();
         let outcome = self.tenants().await;
         let ended = |is_success: bool| {
-            let (now, status) = (self.parts.clock.now(), if is_success { "success" } else { "failure" });
-            self.metrics.rounds.with_label_values(&[status]).inc();
-            self.metrics.removal.round(begun.elapsed(), is_success, now as f64 / 1e9);
-            if is_success {
-                self.metrics.last_success.set(now as f64 / 1e9);
-            }
+            self.metrics.round(begun.elapsed(), is_success, self.parts.clock.now() as f64 / 1e9);
         };
         let tenants = match outcome {
             Ok(tenants) => tenants,

@@ -212,9 +212,8 @@ impl Compactor {
         removes: Vec<String>,
     ) -> table::Result<Arc<Snapshot>> {
         let count = removes.len();
-        let blocks = removes.iter().filter_map(|p| snapshot.block(p));
-        self.archive(tenant, blocks, &*removals.archived).await?;
         let gone: Vec<_> = removes.iter().filter_map(|p| snapshot.block(p).cloned()).collect();
+        self.archive(tenant, gone.iter(), &*removals.archived).await?;
         let rows: u64 = gone.iter().map(|b| b.summary.rows).sum();
         let commit = RewriteCommit { base: snapshot.clone(), removes, adds: Vec::new(), data_change: true };
         let committed = self.parts.catalog.commit_rewrite(tenant, &commit).await?;

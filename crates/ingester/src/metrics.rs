@@ -1,8 +1,7 @@
 //! All instruments of this crate. Where Loki has the thing, the name is Loki's.
 
-use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use skald_runtime::Instruments;
 
 /// Instruments of the ingester.
 #[derive(Clone, Debug)]
@@ -98,9 +97,8 @@ impl Metrics {
             entries_received: r.counter("skald_ingester_entries_received_total", "Entries taken in")?,
             duplicate_entries: r
                 .counter("skald_ingester_duplicate_entries_total", "Entries that were in memory already")?,
-            discarded_samples: r.discarded("loki_discarded_samples_total", "Entries refused, by reason.")?,
-            discarded_bytes: r
-                .discarded("loki_discarded_bytes_total", "Bytes of refused entries, by reason.")?,
+            discarded_samples: discarded(&r, "loki_discarded_samples_total", "Entries refused, by reason.")?,
+            discarded_bytes: discarded(&r, "loki_discarded_bytes_total", "Bytes of refused entries, by reason.")?,
             memory_streams: r.gauges("loki_ingester_memory_streams", "Live streams", &["tenant"])?,
             streams: r.gauge("loki_ingester_streams", "Live streams of all tenants")?,
             streams_created: r.counters(
@@ -185,37 +183,10 @@ impl WalMetrics {
     }
 }
 
-/// Makes instruments and registers them.
-struct Instruments<'a>(&'a Registry);
-
-impl Instruments<'_> {
-    fn add<T: prometheus::core::Collector + Clone + 'static>(&self, made: T) -> prometheus::Result<T> {
-        self.0.register(Box::new(made.clone()))?;
-        Ok(made)
-    }
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        self.add(IntCounter::new(name, help)?)
-    }
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
-    }
-    /// By reason and tenant. Distributors count under the same name in the same process.
-    fn discarded(&self, name: &str, help: &str) -> prometheus::Result<IntCounterVec> {
-        let options = Opts::new(name, help).const_label("component", "ingester");
-        self.add(IntCounterVec::new(options, &["reason", "tenant"])?)
-    }
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        self.add(IntGauge::new(name, help)?)
-    }
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
-    }
-    fn seconds(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
-        self.add(Gauge::new(name, help)?)
-    }
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
-        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
-    }
+/// By reason and tenant. Distributors count under the same name in the same process.
+fn discarded(r: &Instruments<'_>, name: &str, help: &str) -> prometheus::Result<IntCounterVec> {
+    let options = Opts::new(name, help).const_label("component", "ingester");
+    r.add(IntCounterVec::new(options, &["reason", "tenant"])?)
 }
 
 #[cfg(test)]

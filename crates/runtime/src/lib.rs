@@ -9,6 +9,7 @@ pub mod clock;
 pub mod deterministic;
 pub mod grpc;
 pub mod http;
+mod instruments;
 pub mod memory;
 pub mod metrics;
 pub mod tasks;
@@ -18,5 +19,6 @@ pub mod units;
 
 pub use clock::{Clock, SystemClock};
 pub use deterministic::{Deterministic, blocking, random};
+pub use instruments::Instruments;
 pub use tasks::Tasks;
 pub use tokio_util::sync::CancellationToken;

@@ -395,7 +395,7 @@ fn rewrite(c: &mut Criterion, corpus: &Corpus) {
             let keep: KeepStream = Box::new(move |_, _, _| {
                 let finder = finder.clone();
                 let keep = move |_, line: &[u8], _: LabelsRef<'_>| finder.find(line).is_none();
-                Kept::Rows(KeptRows::with_keys(Box::new(keep), vec![keys.clone()]))
+                Kept::Rows(KeptRows::new(Box::new(keep), Some(vec![keys.clone()])))
             });
             prune(keep)
         });

@@ -2,13 +2,16 @@
 
 mod removal;
 
-use prometheus::core::Collector;
-use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    exponential_buckets,
-};
+use std::time::Duration;
+
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
+use skald_runtime::Instruments;
 
 pub(crate) use removal::{Action, RemovalMetrics};
+
+fn outcome(is_success: bool) -> &'static str {
+    if is_success { "success" } else { "failure" }
+}
 
 /// The instruments of the compactor.
 #[derive(Clone, Debug)]
@@ -58,120 +61,94 @@ pub(crate) struct Metrics {
     pub(crate) pending: IntGauge,
 }
 
-/// Makes instruments and registers them.
-struct Register<'a>(&'a Registry);
-
-impl Register<'_> {
-    fn register<T: Collector + Clone + 'static>(&self, instrument: T) -> prometheus::Result<T> {
-        self.0.register(Box::new(instrument.clone())).map(|()| instrument)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        self.register(IntCounter::new(name, help)?)
-    }
-
-    fn counters(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
-        self.register(IntCounterVec::new(Opts::new(name, help), &[label])?)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
-        self.register(Gauge::new(name, help)?)
-    }
-
-    fn int_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        self.register(IntGauge::new(name, help)?)
-    }
-
-    /// Seconds by `status`, in eight buckets of which each is four times the one before.
-    fn seconds(&self, name: &str, help: &str, first: f64) -> prometheus::Result<HistogramVec> {
-        let options = HistogramOpts::new(name, help).buckets(exponential_buckets(first, 4.0, 8)?);
-        self.register(HistogramVec::new(options, &["status"])?)
-    }
-}
-
 impl Metrics {
+    /// A round over all tables is over, at `now` (seconds since the Unix epoch).
+    pub(crate) fn round(&self, took: Duration, is_success: bool, now: f64) {
+        self.rounds.with_label_values(&[outcome(is_success)]).inc();
+        if is_success {
+            self.last_success.set(now);
+        }
+        self.removal.round(took, is_success, now);
+    }
+
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let register = Register(registry);
+        let r = Instruments(registry);
         Ok(Self {
-            removal: RemovalMetrics::new(&register)?,
-            rounds: register.counters(
+            removal: RemovalMetrics::new(&r)?,
+            rounds: r.counters(
                 "loki_boltdb_shipper_compact_tables_operation_total",
                 "Total number of tables compaction done by status.",
-                "status",
+                &["status"],
             )?,
-            round_seconds: register.gauge(
+            round_seconds: r.seconds(
                 "loki_boltdb_shipper_compact_tables_operation_duration_seconds",
                 "Time (in seconds) spent in compacting all the tables.",
             )?,
-            last_success: register.gauge(
+            last_success: r.seconds(
                 "loki_boltdb_shipper_compact_tables_operation_last_successful_run_timestamp_seconds",
                 "Unix timestamp of the last successful compaction run.",
             )?,
-            running: register.int_gauge(
+            running: r.gauge(
                 "loki_boltdb_shipper_compactor_running",
                 "Value will be 1 if compactor is currently running on this instance.",
             )?,
-            rewrites: register.counters(
+            rewrites: r.counters(
                 "skald_compactor_rewrites_total",
                 "Rewrites of blocks that were committed, by reason.",
-                "reason",
+                &["reason"],
             )?,
-            conflicts: register.counter(
+            conflicts: r.counter(
                 "skald_compactor_conflicts_total",
                 "Rewrites that lost against another one and were begun anew.",
             )?,
-            failures: register.counter("skald_compactor_failures_total", "Rewrites that failed.")?,
-            blocks_read: register
-                .counter("skald_compactor_blocks_read_total", "Blocks that were rewritten.")?,
-            blocks_written: register
+            failures: r.counter("skald_compactor_failures_total", "Rewrites that failed.")?,
+            blocks_read: r.counter("skald_compactor_blocks_read_total", "Blocks that were rewritten.")?,
+            blocks_written: r
                 .counter("skald_compactor_blocks_written_total", "Blocks that were written by rewrites.")?,
-            bytes_read: register.counter(
+            bytes_read: r.counter(
                 "skald_compactor_read_bytes_total",
                 "Bytes that rewrites read from the object store.",
             )?,
-            bytes_written: register.counter(
+            bytes_written: r.counter(
                 "skald_compactor_written_bytes_total",
                 "Bytes of the blocks that were written by rewrites.",
             )?,
-            rows_written: register
-                .counter("skald_compactor_rows_written_total", "Rows that rewrites wrote.")?,
-            rows_copied: register.counter(
+            rows_written: r.counter("skald_compactor_rows_written_total", "Rows that rewrites wrote.")?,
+            rows_copied: r.counter(
                 "skald_compactor_rows_copied_total",
                 "Those of the rows written whose row groups were copied without decoding them.",
             )?,
-            duplicates: register.counter(
+            duplicates: r.counter(
                 "skald_compactor_duplicates_erased_total",
                 "Rows that were left out because another one was the same.",
             )?,
-            rows_removed: register.counter(
+            rows_removed: r.counter(
                 "skald_compactor_rows_removed_total",
                 "Rows that were left out because retention or a delete request says so.",
             )?,
-            rows_archived: register.counter(
+            rows_archived: r.counter(
                 "skald_compactor_rows_archived_total",
                 "Rows that were copied to the archive because they have expired.",
             )?,
-            blocks_unchanged: register.counter(
+            blocks_unchanged: r.counter(
                 "skald_compactor_blocks_unchanged_total",
                 "Blocks that a delete request might have been about, and of which nothing had to go.",
             )?,
-            blocks_dropped: register.counter(
+            blocks_dropped: r.counter(
                 "skald_compactor_blocks_dropped_total",
                 "Blocks that were removed whole, because nothing in them stays.",
             )?,
-            files_removed: register.counter(
+            files_removed: r.counter(
                 "skald_compactor_vacuumed_files_total",
                 "Files that no table named any more and that were removed.",
             )?,
-            file_bytes_removed: register
-                .counter("skald_compactor_vacuumed_bytes_total", "Bytes of these files.")?,
-            files_waiting: register.int_gauge(
+            file_bytes_removed: r.counter("skald_compactor_vacuumed_bytes_total", "Bytes of these files.")?,
+            files_waiting: r.gauge(
                 "skald_compactor_vacuum_waiting_files",
                 "Files that no table names and that are kept until their delay is over.",
             )?,
-            tenants: register
-                .int_gauge("skald_compactor_tenants", "Tenants that this compactor works on.")?,
-            pending: register.int_gauge("skald_compactor_pending_merges", "Merges that are due.")?,
+            tenants: r.gauge("skald_compactor_tenants", "Tenants that this compactor works on.")?,
+            pending: r.gauge("skald_compactor_pending_merges", "Merges that are due.")?,
         })
     }
 }

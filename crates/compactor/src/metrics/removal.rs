@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use prometheus::{Gauge, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Gauge, HistogramVec, IntCounter, IntCounterVec, IntGauge, exponential_buckets};
+use skald_runtime::Instruments;
 
-use super::Register;
+use super::outcome;
 
 /// See the module's page.
 #[derive(Clone, Debug)]
@@ -44,76 +45,79 @@ pub(crate) enum Action {
     Deleted,
 }
 
-fn outcome(is_success: bool) -> &'static str {
-    if is_success { "success" } else { "failure" }
+/// Seconds by `status`, in eight buckets of which each is four times the one before.
+fn seconds(r: &Instruments<'_>, name: &str, help: &str, first: f64) -> prometheus::Result<HistogramVec> {
+    r.histograms(name, help, &["status"], &exponential_buckets(first, 4.0, 8)?)
 }
 
 impl RemovalMetrics {
-    pub(super) fn new(register: &Register<'_>) -> prometheus::Result<Self> {
+    pub(super) fn new(r: &Instruments<'_>) -> prometheus::Result<Self> {
         Ok(Self {
-            marked: register.counters(
+            marked: r.counters(
                 "loki_boltdb_shipper_retention_marker_count_total",
                 "Blocks that retention or a delete request removed or had rewritten, by day.",
-                "table",
+                &["table"],
             )?,
-            tables: register.counters(
+            tables: r.counters(
                 "loki_boltdb_shipper_retention_marker_table_processed_total",
                 "Looks at a table, by what was done: none, modified, or deleted when nothing was left.",
-                "action",
+                &["action"],
             )?,
-            table_seconds: register.seconds(
+            table_seconds: seconds(
+                r,
                 "loki_boltdb_shipper_retention_marker_table_processed_duration_seconds",
                 "Seconds that looks at a table took, merges included.",
                 0.01,
             )?,
-            file_seconds: register.seconds(
+            file_seconds: seconds(
+                r,
                 "loki_boltdb_shipper_retention_sweeper_chunk_deleted_duration_seconds",
                 "Seconds that it took to remove a file which no table names.",
                 0.001,
             )?,
-            files_waiting: register.int_gauge(
+            files_waiting: r.gauge(
                 "loki_boltdb_shipper_retention_sweeper_marker_files_current",
                 "Files that no table names and that are kept until their delay is over.",
             )?,
-            rounds: register.counters(
+            rounds: r.counters(
                 "loki_compactor_apply_retention_operation_total",
                 "Rounds over all tables to apply retention and delete requests, by outcome.",
-                "status",
+                &["status"],
             )?,
-            round_seconds: register.gauge(
+            round_seconds: r.seconds(
                 "loki_compactor_apply_retention_operation_duration_seconds",
                 "Seconds that the last of these rounds took.",
             )?,
-            last_success: register.gauge(
+            last_success: r.seconds(
                 "loki_compactor_apply_retention_last_successful_run_timestamp_seconds",
                 "Unix timestamp of the last of these rounds without an error.",
             )?,
-            lines: register.counters(
+            lines: r.counters(
                 "loki_compactor_deleted_lines",
                 "Lines that retention and delete requests took out of the tables, by tenant.",
-                "user",
+                &["user"],
             )?,
-            bytes: register.counter(
+            bytes: r.counter(
                 "skald_compactor_removed_bytes_total",
                 "Bytes of the lines that retention and delete requests took out of the tables.",
             )?,
-            requests_done: register.counters(
+            requests_done: r.counters(
                 "loki_compactor_delete_requests_processed_total",
                 "Delete requests that were carried out for good, by tenant.",
-                "user",
+                &["user"],
             )?,
-            requests_open: register.int_gauge(
+            requests_open: r.gauge(
                 "loki_compactor_pending_delete_requests_count",
                 "Delete requests that are not carried out yet.",
             )?,
-            oldest_request: register.gauge(
+            oldest_request: r.seconds(
                 "loki_compactor_oldest_pending_delete_request_age_seconds",
                 "Seconds since the oldest delete request was accepted that is not carried out yet.",
             )?,
-            loads: register.counters(
+            loads: r.counters(
                 "loki_compactor_load_pending_requests_attempts_total",
                 "Attempts to read a tenant's delete requests, by outcome.",
-                "status",
+                &["status"],
             )?,
         })
     }

@@ -9,6 +9,7 @@ use parquet::file::metadata::{
     PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, ParquetMetaDataReader,
 };
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use skald_model::Timestamp;
 
 use super::error::{Error, Result, corrupt};
 use super::fetched::Fetched;
@@ -76,6 +77,14 @@ pub(crate) struct Pages {
     rows: Vec<u32>,
 }
 
+impl ColumnPages {
+    /// Times between which the rows of a timestamp page lie: up to the last nanosecond of the last microsecond.
+    pub(crate) fn times(&self, page: usize) -> (Timestamp, Timestamp) {
+        let (min, max) = self.micros[page];
+        (min.saturating_mul(1000), max.saturating_mul(1000).saturating_add(999))
+    }
+}
+
 impl Pages {
     pub(crate) fn len(&self) -> usize {
         self.offsets.len()
@@ -94,6 +103,23 @@ impl Pages {
     /// The page that holds `row`.
     pub(crate) fn of_row(&self, row: u32) -> usize {
         self.rows.partition_point(|first| *first <= row) - 1
+    }
+
+    /// The parts of `rows` in pages that are wanted; those of neighbours in one.
+    pub(crate) fn parts(&self, rows: &Range<u32>, is_wanted: impl Fn(usize) -> bool) -> Vec<Range<u32>> {
+        let mut out: Vec<Range<u32>> = Vec::new();
+        if rows.is_empty() {
+            return out;
+        }
+        for page in (self.of_row(rows.start)..=self.of_row(rows.end - 1)).filter(|page| is_wanted(*page)) {
+            let all = self.rows(page);
+            let part = all.start.max(rows.start)..all.end.min(rows.end);
+            match out.last_mut() {
+                Some(last) if last.end == part.start => last.end = part.end,
+                _ => out.push(part),
+            }
+        }
+        out
     }
 
     fn memory_bytes(&self) -> usize {

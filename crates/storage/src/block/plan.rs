@@ -86,26 +86,10 @@ pub fn plan_scan(meta: &BlockMeta, request: &ScanRequest<'_>) -> Result<ScanPlan
 
 /// The parts of `rows` in timestamp pages that hold times in `range`.
 pub(crate) fn timely_rows(meta: &BlockMeta, rows: Range<u32>, range: TimeRange) -> Vec<Range<u32>> {
-    if rows.is_empty() {
-        return vec![];
-    }
-    let pages = &meta.pages.timestamp;
-    let mut out: Vec<Range<u32>> = vec![];
-    for page in pages.of_row(rows.start)..=pages.of_row(rows.end - 1) {
-        let (min, max) = meta.pages.micros[page];
-        // The last nanosecond of the last microsecond.
-        let (min, max) = (min.saturating_mul(1000), max.saturating_mul(1000).saturating_add(999));
-        if !range.overlaps(min, max) {
-            continue;
-        }
-        let all = pages.rows(page);
-        let part = all.start.max(rows.start)..all.end.min(rows.end);
-        match out.last_mut() {
-            Some(last) if last.end == part.start => last.end = part.end,
-            _ => out.push(part),
-        }
-    }
-    out
+    meta.pages.timestamp.parts(&rows, |page| {
+        let (min, max) = meta.pages.times(page);
+        range.overlaps(min, max)
+    })
 }
 
 impl ScanPlan {

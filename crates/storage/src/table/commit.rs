@@ -187,17 +187,19 @@ fn next_rewrite(base: &Snapshot) -> i64 {
     base.txn(REWRITES).unwrap_or(0) + 1
 }
 
-/// Why a rewrite that was begun on `base` can't follow on `snapshot`.
-fn rewrite_conflict<'a>(
+/// How a rewrite that was begun on `base`, needs these blocks, and is not done stands towards `snapshot`.
+fn open_rewrite<'a>(
     base: &Snapshot,
     snapshot: &Snapshot,
     mut needed: impl Iterator<Item = &'a String>,
-) -> Option<String> {
+) -> Standing {
     if snapshot.txn(REWRITES) != base.txn(REWRITES) {
-        return Some(format!("version {} of the table is another's rewrite", snapshot.version));
+        return Standing::Conflict(format!("version {} of the table is another's rewrite", snapshot.version));
     }
-    let gone = needed.find(|path| snapshot.block(path).is_none());
-    gone.map(|path| format!("block {path} is gone"))
+    match needed.find(|path| snapshot.block(path).is_none()) {
+        Some(path) => Standing::Conflict(format!("block {path} is gone")),
+        None => Standing::ToDo,
+    }
 }
 
 impl Intent for RewriteCommit {
@@ -215,10 +217,7 @@ impl Intent for RewriteCommit {
         if all_gone && all_there {
             return Standing::Done;
         }
-        match rewrite_conflict(&self.base, snapshot, self.removes.iter()) {
-            Some(reason) => Standing::Conflict(reason),
-            None => Standing::ToDo,
-        }
+        open_rewrite(&self.base, snapshot, self.removes.iter())
     }
 
     fn write(&self, snapshot: &Snapshot, now_ms: i64) -> serde_json::Result<(Vec<Action>, Changes)> {
@@ -254,10 +253,7 @@ impl Intent for AppliedCommit {
         if self.blocks.iter().all(is_known) {
             return Standing::Done;
         }
-        match rewrite_conflict(&self.base, snapshot, self.blocks.iter().map(|b| &b.path)) {
-            Some(reason) => Standing::Conflict(reason),
-            None => Standing::ToDo,
-        }
+        open_rewrite(&self.base, snapshot, self.blocks.iter().map(|b| &b.path))
     }
 
     fn write(&self, snapshot: &Snapshot, now_ms: i64) -> serde_json::Result<(Vec<Action>, Changes)> {

@@ -232,26 +232,14 @@ impl Cursor {
         }
         let sets = self.probed.iter().filter(|(known, _)| keys.iter().any(|k| Arc::ptr_eq(known, k)));
         let sets: Vec<&PageSet> = sets.map(|(_, pages)| pages).collect();
-        let lines = &self.meta.pages.line;
-        let mut found: Vec<Range<u32>> = Vec::new();
-        for page in lines.of_row(rows.start)..=lines.of_row(rows.end - 1) {
-            if sets.iter().any(|set| set.contains(page)) {
-                let here = lines.rows(page);
-                let (start, end) = (here.start.max(rows.start), here.end.min(rows.end));
-                match found.last_mut() {
-                    Some(last) if last.end == start => last.end = end,
-                    _ => found.push(start..end),
-                }
-            }
-        }
-        found
+        self.meta.pages.line.parts(rows, |page| sets.iter().any(|set| set.contains(page)))
     }
 
     /// Times between which some of the rows of a stream lie, as far as the page index tells.
     fn times(&self, info: &StreamInfo, rows: &Range<u32>) -> (Timestamp, Timestamp) {
-        let (of_row, micros) = (|row| self.meta.pages.timestamp.of_row(row), &self.meta.pages.micros);
-        let (first, last) = (micros[of_row(rows.start)].0, micros[of_row(rows.end - 1)].1);
-        let (first, last) = (first.saturating_mul(1000), last.saturating_mul(1000).saturating_add(999));
+        let pages = &self.meta.pages;
+        let of_row = |row| pages.times(pages.timestamp.of_row(row));
+        let (first, last) = (of_row(rows.start).0, of_row(rows.end - 1).1);
         (info.min_ts.max(first), info.max_ts.min(last))
     }
 
@@ -262,12 +250,12 @@ impl Cursor {
             if segment.timed {
                 let pages = &self.meta.pages.timestamp;
                 let page = pages.of_row(self.row);
-                let (min, max) = self.meta.pages.micros[page];
-                if max.saturating_mul(1000).saturating_add(999) < self.range.start {
+                let (min, max) = self.meta.pages.times(page);
+                if max < self.range.start {
                     self.row = pages.rows(page).end;
                     continue;
                 }
-                if min.saturating_mul(1000) >= self.range.end {
+                if min >= self.range.end {
                     return Ok(Head::End);
                 }
             }

@@ -57,15 +57,10 @@ pub struct KeptRows {
 }
 
 impl KeptRows {
-    /// The rows for which `keep` says so.
-    pub fn new(keep: KeepRow) -> Self {
-        Self { keep, gone: None }
-    }
-
-    /// The same, and it is known that the line of every row that goes passes at least one of `gone`. So line filters can tell
-    /// which pages have none. Equal keys should be the same ones.
-    pub fn with_keys(keep: KeepRow, gone: Vec<Arc<FilterKeys>>) -> Self {
-        Self { keep, gone: Some(gone) }
+    /// The rows for which `keep` says so. If `gone` is known, the line of every row that goes passes at least one of it, so
+    /// that line filters can tell which pages have none. Equal keys should be the same ones.
+    pub fn new(keep: KeepRow, gone: Option<Vec<Arc<FilterKeys>>>) -> Self {
+        Self { keep, gone }
     }
 
     /// Whether a row stays.
@@ -77,7 +72,7 @@ impl KeptRows {
 impl Kept {
     /// The rows for which `keep` says so.
     pub fn rows(keep: impl FnMut(Timestamp, &[u8], LabelsRef<'_>) -> bool + Send + 'static) -> Self {
-        Self::Rows(KeptRows::new(Box::new(keep)))
+        Self::Rows(KeptRows::new(Box::new(keep), None))
     }
 }
 

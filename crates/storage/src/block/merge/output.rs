@@ -53,6 +53,19 @@ struct Writing {
     in_stream: bool,
 }
 
+impl Writing {
+    /// The block in the making, which is begun if there is none.
+    fn of<'a>(current: &'a mut Option<Self>, options: &BlockOptions) -> Result<&'a mut Self> {
+        match current {
+            Some(writing) => Ok(writing),
+            none => {
+                let writer = BlockWriter::new(options)?;
+                Ok(none.insert(Self { writer, stream_ids: None, rows: 0, is_heavy: false, in_stream: false }))
+            }
+        }
+    }
+}
+
 /// The rows of the current stream at one time.
 #[derive(Default)]
 struct Seen {
@@ -136,22 +149,14 @@ impl Output {
 
     /// The block in the making.
     fn writing(&mut self) -> Result<&mut Writing> {
-        let writing = match self.writer.take() {
-            Some(writing) => writing,
-            None => {
-                let writer = BlockWriter::new(&self.block)?;
-                Writing { writer, stream_ids: None, rows: 0, is_heavy: false, in_stream: false }
-            }
-        };
-        Ok(self.writer.insert(writing))
+        Writing::of(&mut self.writer, &self.block)
     }
 
     /// The block in the making, which has been told of the current stream.
     fn writing_in_stream(&mut self) -> Result<&mut Writing> {
-        let stream = self.stream.take();
-        let writing = self.writing()?;
+        let writing = Writing::of(&mut self.writer, &self.block)?;
         if !writing.in_stream
-            && let Some(Stream { labels, id, whole }) = &stream
+            && let Some(Stream { labels, id, whole }) = &self.stream
         {
             writing.writer.begin_stream(labels, *id)?;
             if let Some(whole) = whole {
@@ -162,8 +167,7 @@ impl Output {
             let (min, max) = writing.stream_ids.unwrap_or((signed, signed));
             writing.stream_ids = Some((min.min(signed), max.max(signed)));
         }
-        self.stream = stream;
-        self.writing()
+        Ok(writing)
     }
 
     /// Whether row groups of a block can be taken over as they are.

@@ -98,10 +98,8 @@ struct Survey {
 
 /// Rows that are looked at.
 struct Look {
-    number: usize,
-    window: Window,
-    /// Whether the row group can be copied if all of it stays.
-    copies: bool,
+    /// What is to be done if all of them stay.
+    plan: Plan,
     /// The number of the stream that is.
     stream: Option<u32>,
     /// Whether its rows are counted.
@@ -241,16 +239,8 @@ impl Prune {
             Survey { any_unknown: false, .. } => (stays(), false),
             _ if copies || self.checks => {
                 cursor.turn_to(Window { wanted: Wanted::Unknown, ..window.clone() });
-                let (parts, any_gone) = (Vec::new(), false);
-                self.doing = Doing::Look(Look {
-                    number,
-                    window,
-                    copies,
-                    stream: None,
-                    counts: false,
-                    parts,
-                    any_gone,
-                });
+                let (plan, parts) = (Plan { number, window, how: stays() }, Vec::new());
+                self.doing = Doing::Look(Look { plan, stream: None, counts: false, parts, any_gone: false });
                 return Ok(None);
             }
             _ => (How::Write, true),
@@ -281,12 +271,7 @@ impl Prune {
     fn look(&mut self) -> Result<Needed> {
         let (cursor, Doing::Look(look)) = (&mut self.cursor, &mut self.doing) else { return Ok(None) };
         let Some(segment) = cursor.segment()? else {
-            let how = match look.copies {
-                true => How::Copy(std::mem::take(&mut look.parts)),
-                false => How::Write,
-            };
-            let plan = Plan { number: look.number, window: look.window.clone(), how };
-            self.planned(plan, false);
+            self.looked();
             return Ok(None);
         };
         if look.stream.replace(segment.ordinal) != Some(segment.ordinal) {
@@ -305,10 +290,21 @@ impl Prune {
             }
         }
         if look.any_gone {
-            let plan = Plan { number: look.number, window: look.window.clone(), how: How::Write };
-            self.planned(plan, true);
+            self.looked();
         }
         Ok(None)
+    }
+
+    /// Ends a look: its plan holds, or something goes.
+    fn looked(&mut self) {
+        let Doing::Look(look) = std::mem::replace(&mut self.doing, Doing::Choose) else { return };
+        let Look { mut plan, parts, any_gone, .. } = look;
+        match &mut plan.how {
+            how if any_gone => *how = How::Write,
+            How::Copy(of_streams) => *of_streams = parts,
+            _ => {}
+        }
+        self.planned(plan, any_gone);
     }
 
     /// Writes rows that stay.

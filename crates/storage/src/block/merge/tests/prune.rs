@@ -38,10 +38,7 @@ impl Rule {
                     let keep: KeepRow = Box::new(move |_, line: &[u8], _| {
                         memchr::memmem::find(line, text.as_bytes()).is_none()
                     });
-                    Kept::Rows(match &keys {
-                        Some(keys) => KeptRows::with_keys(keep, vec![keys.clone()]),
-                        None => KeptRows::new(keep),
-                    })
+                    Kept::Rows(KeptRows::new(keep, keys.clone().map(|keys| vec![keys])))
                 }
                 _ => Kept::All,
             }
