@@ -12,6 +12,7 @@ pub mod http;
 mod instruments;
 pub mod memory;
 pub mod metrics;
+pub mod reload;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

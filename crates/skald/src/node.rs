@@ -204,7 +204,7 @@ impl Node {
         self.process.set_limits(limits.clone());
         let auth = Auth::load(&config.auth).context("auth.file")?;
         match &auth {
-            Some(auth) => auth.clone().watch(&self.tasks),
+            Some(auth) => auth.watch(&self.tasks),
             None if !self.address.ip().is_loopback() && !server.http_tls_config.requires_certificates() => {
                 tracing::warn!(
                     address = %self.address,
@@ -217,7 +217,7 @@ impl Node {
         if let Some(tls) = &client_tls {
             tls.watch(&self.tasks, server.tls_reload_period);
         }
-        limits.clone().watch(&self.tasks, config.runtime_config.period);
+        limits.watch(&self.tasks, config.runtime_config.period);
         let http_port = self.address.port();
         let roles =
             Roles::start(&config, http_port, client_tls, limits.clone(), &registry, &self.tasks).await?;

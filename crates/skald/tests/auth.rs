@@ -6,7 +6,7 @@ mod support;
 use std::io::Write as _;
 use std::process::Stdio;
 
-use support::{Server, failure, now, skald};
+use support::{Server, failure, now, replace_file, skald};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -53,8 +53,8 @@ fn only_who_is_in_the_file_gets_in_and_the_file_may_change() {
     // reader:pass word
     let basic = [("Authorization", "Basic cmVhZGVyOnBhc3Mgd29yZA=="), ("X-Scope-OrgID", "a")];
     assert_eq!(server.get_with(labels, &basic).0, 401);
-    std::fs::write(&users, format!("{agent}{reader}")).unwrap();
-    server.await_line("read the file of users again");
+    replace_file(&users, &format!("{agent}{reader}"));
+    server.await_line("took up changed files");
     let (status, body) = server.get_with(labels, &basic);
     assert_eq!(status, 200, "{body}");
     assert!(body.contains("service_name"), "{body}");
@@ -62,8 +62,8 @@ fn only_who_is_in_the_file_gets_in_and_the_file_may_change() {
     let other = [basic[0], ("X-Scope-OrgID", "b")];
     assert_eq!(server.get_with(labels, &other), (200, "{\"status\":\"success\"}\n".to_owned()));
 
-    std::fs::write(&users, "users: nobody").unwrap();
-    server.await_line("auth.file is not usable");
+    replace_file(&users, "users: nobody");
+    server.await_line("changed files are not usable");
     assert_eq!(server.get_with(labels, &basic).0, 200, "the last good one counts");
 }
 

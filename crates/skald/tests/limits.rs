@@ -6,7 +6,7 @@ mod support;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::{DEADLINE, Server, now};
+use support::{DEADLINE, Server, now, replace_file};
 
 /// The body of a push of one stream.
 fn stream(labels: &Value, entries: &[(i64, &str)]) -> String {
@@ -84,7 +84,7 @@ fn limits_of_tenants_change_while_the_process_runs() {
 
     // A bad file changes nothing.
     let file = dir.path().join("overrides.yaml");
-    std::fs::write(&file, "overrides: {small: {ingestion_rate: 1}}").unwrap();
+    replace_file(&file, "overrides: {small: {ingestion_rate: 1}}");
     let await_config = |wanted: &dyn Fn() -> bool| {
         let end = Instant::now() + DEADLINE;
         while !wanted() {
@@ -94,8 +94,7 @@ fn limits_of_tenants_change_while_the_process_runs() {
     };
     await_config(&|| server.get("/metrics").1.contains("loki_runtime_config_last_reload_successful 0"));
     assert_eq!(push("small").0, 429);
-    std::fs::write(&file, "overrides: {small: {per_stream_rate_limit: 10, per_stream_rate_limit_burst: 10}}")
-        .unwrap();
+    replace_file(&file, "overrides: {small: {per_stream_rate_limit: 10, per_stream_rate_limit_burst: 10}}");
     await_config(&|| server.get("/runtime_config?mode=diff").1.contains("per_stream_rate_limit: 10"));
     let (status, text, _) = push("small");
     assert_eq!(status, 429);

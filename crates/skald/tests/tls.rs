@@ -94,10 +94,10 @@ fn who_has_no_certificate_stays_out_and_new_files_count() {
     // Another authority signs the server from now on; that of the clients stays.
     let next = Authority::new("next");
     next.sign().write(dir.path(), "server");
-    server.await_line("read the certificates again");
+    server.await_line("took up changed files");
     check_refused(&client(&server, &labels, &known), "UnknownIssuer");
     std::fs::write(dir.path().join("server.pem"), "broken").unwrap();
-    server.await_line("new certificates are not usable");
+    server.await_line("changed files are not usable");
     next.write(dir.path(), "trusted.pem");
     let trust_next = dir.path().join("trusted.pem");
     let known = ["--ca-cert", trust_next.to_str().unwrap(), known[2], known[3], known[4], known[5]];

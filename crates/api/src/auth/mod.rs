@@ -18,15 +18,15 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use skald_runtime::Tasks;
+use skald_runtime::reload::Reloaded;
 
 pub use secrets::{TOKEN_BYTES_MIN, hash_password, hash_token};
 pub use users::FileError;
 
 use credentials::{Credentials, Verifier};
-use users::{Account, Users};
+use users::{Account, UsersFile};
 
 use crate::error::ApiError;
 
@@ -66,7 +66,7 @@ pub enum Right {
 /// The users of a file that is watched.
 pub struct Auth {
     config: AuthConfig,
-    users: RwLock<Arc<Users>>,
+    users: Arc<Reloaded<UsersFile>>,
     verifier: Verifier,
 }
 
@@ -79,38 +79,13 @@ impl Auth {
         if config.file.as_os_str().is_empty() {
             return Ok(None);
         }
-        let users = RwLock::new(Arc::new(Users::read(&config.file)?));
+        let users = Arc::new(Reloaded::load(UsersFile(config.file.clone()))?);
         Ok(Some(Arc::new(Self { config: config.clone(), users, verifier: Verifier::new() })))
     }
 
     /// Reads the file again when it has changed, as long as `tasks` live.
-    pub fn watch(self: Arc<Self>, tasks: &Tasks) {
-        let mut last_error = String::new();
-        tasks.spawn_every("auth-file", self.config.reload_period.max(Duration::from_millis(10)), move || {
-            match self.reload() {
-                Ok(false) => last_error.clear(),
-                Ok(true) => {
-                    tracing::info!(accounts = self.users.read().len(), "read the file of users again")
-                }
-                // Once per error, not once per period.
-                Err(error) if error.to_string() != last_error => {
-                    tracing::error!(%error, "auth.file is not usable, the users stay as they were");
-                    last_error = error.to_string();
-                }
-                Err(_) => {}
-            }
-            std::future::ready(())
-        });
-    }
-
-    /// Whether there was something new.
-    fn reload(&self) -> Result<bool, FileError> {
-        let users = Users::read(&self.config.file)?;
-        if self.users.read().same_text(&users) {
-            return Ok(false);
-        }
-        *self.users.write() = Arc::new(users);
-        Ok(true)
+    pub fn watch(&self, tasks: &Tasks) {
+        self.users.clone().watch(tasks, self.config.reload_period);
     }
 
     /// What a request needs; `None` for one that everybody may send. Unknown paths need the most.
@@ -136,7 +111,7 @@ impl Auth {
 
     /// The account of a request with `headers`.
     async fn account(&self, headers: &HeaderMap) -> Result<Arc<Account>, ApiError> {
-        let users = self.users.read().clone();
+        let users = self.users.current();
         let credentials = Credentials::of(headers);
         let account = match credentials {
             Some(Credentials::Token(token)) => users.by_token(&token),

@@ -6,6 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 
+use super::users::Users;
 use super::*;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -20,9 +21,13 @@ fn file() -> String {
     )
 }
 
-fn auth(text: &str) -> Arc<Auth> {
-    let users = RwLock::new(Arc::new(Users::parse(text.to_owned()).unwrap()));
-    Arc::new(Auth { config: AuthConfig::default(), users, verifier: Verifier::new() })
+/// Who may do what by a file; it may change while the directory lives.
+fn auth(text: &str) -> (tempfile::TempDir, Arc<Auth>) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users.yaml");
+    std::fs::write(&file, text).unwrap();
+    let auth = Auth::load(&AuthConfig { file, ..AuthConfig::default() }).unwrap().unwrap();
+    (dir, auth)
 }
 
 fn basic(user: &str, password: &str) -> String {
@@ -50,7 +55,7 @@ async fn ask(auth: &Arc<Auth>, path: &str, headers: &[(&str, &str)]) -> (u16, St
 
 #[tokio::test]
 async fn credentials_decide_who_may_do_what_for_whom() {
-    let auth = auth(&file());
+    let (_dir, auth) = auth(&file());
     let (token, user) = (format!("Bearer {TOKEN}"), basic("grafana", "s3cret:with colon"));
     const PUSH: &str = "/loki/api/v1/push";
     const LABELS: &str = "/loki/api/v1/labels";
@@ -90,7 +95,7 @@ async fn credentials_decide_who_may_do_what_for_whom() {
 
 #[tokio::test]
 async fn a_verified_password_is_remembered_until_the_file_says_otherwise() {
-    let auth = auth(&file());
+    let (_dir, auth) = auth(&file());
     let user = basic("grafana", "s3cret:with colon");
     let headers = [("authorization", user.as_str()), (TENANT, "a")];
     for _ in 0..50 {
@@ -100,7 +105,8 @@ async fn a_verified_password_is_remembered_until_the_file_says_otherwise() {
         "users: [{{name: grafana, password: '{}', tenants: ['*'], rights: [read]}}]",
         hash_password("new").unwrap()
     );
-    *auth.users.write() = Arc::new(Users::parse(other).unwrap());
+    std::fs::write(&auth.config.file, other).unwrap();
+    assert!(auth.users.look().unwrap().is_none() && auth.users.look().unwrap().is_some());
     assert_eq!(ask(&auth, "/loki/api/v1/labels", &headers).await.0, 401);
     let user = basic("grafana", "new");
     let headers = [("authorization", user.as_str()), (TENANT, "any")];
@@ -125,7 +131,7 @@ fn a_wrong_file_is_refused_with_the_entry() {
         ),
         ("user: []".to_owned(), "user"),
     ] {
-        let error = Users::parse(text.clone()).err().unwrap_or_default();
+        let error = Users::parse(&text).err().unwrap_or_default();
         assert!(error.contains(part), "{text}: {error}");
     }
     assert!(hash_token("short").unwrap_err().contains("32"));
@@ -133,20 +139,17 @@ fn a_wrong_file_is_refused_with_the_entry() {
 }
 
 #[test]
-fn a_file_is_read_again_and_the_last_good_one_stays() {
+fn the_file_is_named_in_errors_and_may_be_left_out() {
+    assert!(Auth::load(&AuthConfig::default()).unwrap().is_none());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users.yaml");
-    std::fs::write(&path, file()).unwrap();
-    let auth = Auth::load(&AuthConfig { file: path.clone(), ..AuthConfig::default() }).unwrap().unwrap();
-    assert_eq!((auth.users.read().len(), auth.reload().unwrap()), (2, false));
+    let load = || Auth::load(&AuthConfig { file: path.clone(), ..AuthConfig::default() });
+    let error = || load().err().unwrap().to_string();
+    assert!(error().contains("users.yaml: failed to read it"), "{}", error());
     std::fs::write(&path, "nonsense").unwrap();
-    let error = auth.reload().unwrap_err().to_string();
-    assert!(error.contains("users.yaml"), "{error}");
-    assert_eq!(auth.users.read().len(), 2);
-    std::fs::write(&path, "tokens: []").unwrap();
-    assert!(auth.reload().unwrap());
-    assert_eq!(auth.users.read().len(), 0);
-    assert!(Auth::load(&AuthConfig::default()).unwrap().is_none());
+    assert!(error().contains("users.yaml: invalid type"), "{}", error());
+    std::fs::write(&path, file()).unwrap();
+    assert_eq!(load().unwrap().unwrap().users.current().len(), 2);
 }
 
 #[test]

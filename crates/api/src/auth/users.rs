@@ -1,11 +1,12 @@
 //! The file of users and tokens.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use skald_model::TenantId;
+use skald_runtime::reload::Source;
 
 use super::Right;
 use super::secrets::{PasswordHash, TokenHash};
@@ -32,9 +33,39 @@ pub(super) struct Account {
 
 /// What a file says.
 pub(super) struct Users {
-    text: String,
     users: HashMap<String, (PasswordHash, Arc<Account>)>,
     tokens: HashMap<TokenHash, Arc<Account>>,
+}
+
+/// The file of users.
+pub(super) struct UsersFile(pub(super) PathBuf);
+
+impl UsersFile {
+    fn error(&self, reason: String) -> FileError {
+        FileError { file: self.0.clone(), reason }
+    }
+}
+
+impl Source for UsersFile {
+    type Files = String;
+    type Made = Users;
+    type Error = FileError;
+
+    fn setting(&self) -> &str {
+        "auth.file"
+    }
+
+    fn read(&self) -> Result<String, FileError> {
+        std::fs::read_to_string(&self.0).map_err(|e| self.error(format!("failed to read it: {e}")))
+    }
+
+    fn make(&self, text: &String) -> Result<Users, FileError> {
+        Users::parse(text).map_err(|reason| self.error(reason))
+    }
+
+    fn summary(&self, users: &Users) -> String {
+        format!("{} accounts", users.len())
+    }
 }
 
 #[derive(Deserialize)]
@@ -97,14 +128,8 @@ impl Account {
 }
 
 impl Users {
-    pub(super) fn read(path: &Path) -> Result<Self, FileError> {
-        let error = |reason: String| FileError { file: path.to_owned(), reason };
-        let text = std::fs::read_to_string(path).map_err(|e| error(format!("failed to read it: {e}")))?;
-        Self::parse(text).map_err(error)
-    }
-
-    pub(super) fn parse(text: String) -> Result<Self, String> {
-        let file: File = serde_yaml_ng::from_str(&text).map_err(|e| e.to_string())?;
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let file: File = serde_yaml_ng::from_str(text).map_err(|e| e.to_string())?;
         let (mut names, mut users, mut tokens) = (HashSet::new(), HashMap::new(), HashMap::new());
         let mut once = |name: &str| match names.insert(name.to_owned()) {
             true => Ok(()),
@@ -123,15 +148,11 @@ impl Users {
                 .ok_or_else(|| format!("sha256 of {name} is not a hash made by `skald auth hash --token`"))?;
             tokens.insert(hash, Account::new(name, tenants, rights)?);
         }
-        Ok(Self { text, users, tokens })
+        Ok(Self { users, tokens })
     }
 
     pub(super) fn len(&self) -> usize {
         self.users.len() + self.tokens.len()
-    }
-
-    pub(super) fn same_text(&self, other: &Self) -> bool {
-        self.text == other.text
     }
 
     /// The account of a token. It is looked up by its hash, so the time that takes tells nothing about tokens.

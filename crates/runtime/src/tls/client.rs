@@ -14,9 +14,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::reload::{Reloaded, Source};
 use super::{Pem, TlsError, provider, system_roots};
 use crate::Tasks;
+use crate::reload::{Reloaded, Source};
 
 /// TLS of the calls to other processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,9 +128,14 @@ struct Contents {
 impl Source for Files {
     type Files = Contents;
     type Made = ClientConfig;
+    type Error = TlsError;
 
-    fn section(&self) -> &'static str {
+    fn setting(&self) -> &str {
         self.section
+    }
+
+    fn summary(&self, _: &ClientConfig) -> String {
+        "certificates".to_owned()
     }
 
     fn read(&self) -> Result<Contents, TlsError> {

@@ -9,7 +9,6 @@ mod authority;
 mod client;
 mod pem;
 mod policy;
-mod reload;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::reload::{Reloaded, Source};
 use super::{Pem, TlsError, TlsPolicy};
 use crate::Tasks;
+use crate::reload::{Reloaded, Source};
 
 /// The first byte of every TLS connection: a handshake record.
 const HANDSHAKE: u8 = 22;
@@ -151,11 +151,6 @@ impl ServerTls {
         }
         TlsAcceptor::from(self.0.current()).accept(stream).await
     }
-
-    #[cfg(test)]
-    pub(super) fn reload(&self) -> Result<bool, TlsError> {
-        self.0.reload()
-    }
 }
 
 struct Files {
@@ -174,9 +169,14 @@ struct Contents {
 impl Source for Files {
     type Files = Contents;
     type Made = ServerConfig;
+    type Error = TlsError;
 
-    fn section(&self) -> &'static str {
+    fn setting(&self) -> &str {
         self.section
+    }
+
+    fn summary(&self, _: &ServerConfig) -> String {
+        "certificates".to_owned()
     }
 
     fn read(&self) -> Result<Contents, TlsError> {

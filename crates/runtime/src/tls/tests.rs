@@ -229,7 +229,6 @@ async fn those_who_are_silent_after_the_handshake_are_dropped() {
 async fn new_files_count_and_wrong_ones_do_not() {
     let place = Place::new();
     let tls = place.load(&TlsPolicy::default()).unwrap();
-    assert_eq!(tls.reload(), Ok(false));
     let tasks = Tasks::new();
     tls.watch(&tasks, Duration::from_millis(10));
     let running = serve(tls, ConnectionLimits::default()).await;

@@ -9,21 +9,22 @@ use serde_json::{Map, Value};
 use skald_model::limits::TenantLimits;
 use skald_model::{Limits, TenantId};
 use skald_runtime::Tasks;
+use skald_runtime::reload::{Reloaded, Source};
 
 use super::{Config, Error, LimitsSection, RuntimeConfig, as_tree, keys, layer, read, yaml_of};
 
 /// Tells the limits of each tenant. A file that cannot be read or is wrong changes nothing: the last good one counts.
-pub(crate) struct Overrides {
+pub(crate) struct Overrides(Arc<Reloaded<Files>>);
+
+/// The files and what they stand on.
+struct Files {
     base: LimitsSection,
-    files: Vec<PathBuf>,
-    tenants: parking_lot::RwLock<Arc<Tenants>>,
-    good: IntGauge,
+    paths: Vec<PathBuf>,
+    usable: IntGauge,
 }
 
 #[derive(Default)]
 struct Tenants {
-    /// The files as they were, to see whether they have changed.
-    text: Vec<String>,
     limits: HashMap<TenantId, Arc<Limits>>,
     /// What is not as for all, as it stands in the files.
     changes: BTreeMap<TenantId, Changes>,
@@ -48,41 +49,23 @@ impl Overrides {
         config: &RuntimeConfig,
         registry: &Registry,
     ) -> Result<Arc<Self>, Error> {
-        let files =
+        let paths =
             config.file.split(',').map(str::trim).filter(|f| !f.is_empty()).map(PathBuf::from).collect();
-        let good = IntGauge::new(
+        let usable = IntGauge::new(
             "loki_runtime_config_last_reload_successful",
             "Whether the last reading of runtime_config.file succeeded.",
         )
         .and_then(|g| registry.register(Box::new(g.clone())).map(|()| g))
         .map_err(|e| Error(e.to_string()))?;
-        let this = Self { base, files, tenants: Default::default(), good };
-        this.reload()?;
-        Ok(Arc::new(this))
+        let files = Reloaded::load(Files { base, paths, usable })?;
+        Ok(Arc::new(Self(Arc::new(files))))
     }
 
-    /// Reads the files again every `period`.
-    pub(crate) fn watch(self: Arc<Self>, tasks: &Tasks, period: std::time::Duration) {
-        if self.files.is_empty() || period.is_zero() {
-            return;
+    /// Reads the files again when they have changed, as long as `tasks` live.
+    pub(crate) fn watch(&self, tasks: &Tasks, period: std::time::Duration) {
+        if !self.0.source().paths.is_empty() && !period.is_zero() {
+            self.0.clone().watch(tasks, period);
         }
-        let mut last_error = String::new();
-        tasks.spawn_every("runtime-config", period, move || {
-            match self.reload() {
-                Ok(false) => {}
-                Ok(true) => {
-                    last_error.clear();
-                    tracing::info!(tenants = self.tenants.read().limits.len(), "read new limits of tenants");
-                }
-                // Once per error, not once per period.
-                Err(error) if error.0 != last_error => {
-                    tracing::error!(%error, "runtime_config.file is not usable, the limits stay as they were");
-                    last_error = error.0;
-                }
-                Err(_) => {}
-            }
-            std::future::ready(())
-        });
     }
 
     /// The limits of one tenant as YAML.
@@ -92,7 +75,7 @@ impl Overrides {
 
     /// The limits of all tenants that have some of their own, as YAML.
     pub(crate) fn to_yaml(&self, shown: Shown) -> String {
-        let tenants = self.tenants.read().clone();
+        let tenants = self.0.current();
         let limits = |(tenant, changes): (&TenantId, &Changes)| {
             let shown = match shown {
                 Shown::All => LimitsSection::to_text(&self.of(tenant)),
@@ -103,23 +86,24 @@ impl Overrides {
         let overrides: Map<String, Value> = tenants.changes.iter().map(limits).collect();
         yaml_of(&Value::Object(Map::from_iter([("overrides".to_owned(), Value::Object(overrides))])))
     }
+}
 
-    /// Whether there was something new.
-    fn reload(&self) -> Result<bool, Error> {
-        let outcome = self.read_files();
-        self.good.set(i64::from(outcome.is_ok()));
-        let Some(tenants) = outcome? else { return Ok(false) };
-        *self.tenants.write() = Arc::new(tenants);
-        Ok(true)
+impl Source for Files {
+    type Files = Vec<String>;
+    type Made = Tenants;
+    type Error = Error;
+
+    fn setting(&self) -> &str {
+        "runtime_config.file"
     }
 
-    fn read_files(&self) -> Result<Option<Tenants>, Error> {
-        let text = self.files.iter().map(|f| read(f)).collect::<Result<Vec<_>, _>>()?;
-        if self.tenants.read().text == text {
-            return Ok(None);
-        }
+    fn read(&self) -> Result<Vec<String>, Error> {
+        self.paths.iter().map(|f| read(f)).collect()
+    }
+
+    fn make(&self, texts: &Vec<String>) -> Result<Tenants, Error> {
         let mut changes = BTreeMap::<TenantId, Changes>::new();
-        for (file, text) in self.files.iter().zip(&text) {
+        for (file, text) in self.paths.iter().zip(texts) {
             for (tenant, limits) in parse(file, text)? {
                 changes.entry(tenant).or_default().extend(limits);
             }
@@ -130,13 +114,21 @@ impl Overrides {
                 self.base.with(changes).map_err(|e| Error(format!("overrides of tenant {tenant}: {e}")))?;
             limits.insert(tenant.clone(), Arc::new(all));
         }
-        Ok(Some(Tenants { text, limits, changes }))
+        Ok(Tenants { limits, changes })
+    }
+
+    fn summary(&self, tenants: &Tenants) -> String {
+        format!("limits of {} tenants", tenants.limits.len())
+    }
+
+    fn looked(&self, usable: bool) {
+        self.usable.set(i64::from(usable));
     }
 }
 
 impl TenantLimits for Overrides {
     fn of(&self, tenant: &TenantId) -> Arc<Limits> {
-        self.tenants.read().limits.get(tenant).unwrap_or(&self.base.0).clone()
+        self.0.current().limits.get(tenant).unwrap_or(&self.0.source().base.0).clone()
     }
 }
 
@@ -213,17 +205,18 @@ mod tests {
         );
         assert!(limits.to_yaml(Shown::All).contains("query_timeout: 1m"));
 
-        assert!(!limits.reload().unwrap());
         std::fs::write(&file, "overrides:\n  a:\n    max_line_sise: 2KB\n").unwrap();
-        let error = limits.reload().unwrap_err().to_string();
+        assert!(limits.0.look().unwrap().is_none());
+        let error = limits.0.look().err().unwrap().to_string();
         assert!(error.contains("overrides.a.max_line_sise") && error.contains("max_line_size"), "{error}");
-        assert_eq!(limits.good.get(), 0);
+        let usable = || limits.0.source().usable.get();
+        assert_eq!(usable(), 0);
         assert_eq!(limits.of(&tenant("a")).max_line_size, 1024);
 
         std::fs::write(&file, "overrides:\n  a:\n    max_line_size: 2KB\n").unwrap();
-        assert!(limits.reload().unwrap());
+        assert!(limits.0.look().unwrap().is_none() && limits.0.look().unwrap().is_some());
         assert_eq!(limits.of(&tenant("a")).max_line_size, 2048);
-        assert_eq!(limits.good.get(), 1);
+        assert_eq!(usable(), 1);
     }
 
     #[test]

@@ -263,3 +263,10 @@ pub(crate) fn files(dir: &Path) -> Vec<(String, u64)> {
     found.sort();
     found
 }
+
+/// Replaces a file in one step, so that whoever looks meanwhile sees the old one or the new one.
+pub(crate) fn replace_file(path: &Path, text: &str) {
+    let next = path.with_extension("next");
+    std::fs::write(&next, text).unwrap();
+    std::fs::rename(&next, path).unwrap();
+}
