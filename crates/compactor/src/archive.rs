@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use skald_model::{LabelsRef, TenantId, Timestamp};
 use skald_storage::rewrite::{Keep, Kept, RewriteOptions, rewrite_into};
-use skald_storage::table::{self, BlockEntry, BlockOrigin, Catalog, CopiesCommit, NewBlock, RewriteCommit};
-use xxhash_rust::xxh3::xxh3_64;
+use skald_storage::table::{self, BlockEntry, BlockOrigin, Catalog, NewBlock, Snapshot, block_path};
+use tokio::time::Instant;
 
 use crate::Compactor;
+use crate::outbox::Outbox;
 
 /// Blocks that are dropped by one commit when they have to be archived before.
 pub(crate) const DROPS_MAX: usize = 16;
@@ -60,47 +61,34 @@ impl Keep for Expired {
 }
 
 impl Compactor {
-    /// Copies what has expired of `blocks`, which the caller is about to drop or to rewrite, to the archive, if there is
-    /// one. May be repeated, after a crash for instance, until the blocks have left the table: what the archive has of
-    /// them is replaced then.
-    pub(crate) async fn archive<'a>(
+    /// Copies what has expired of `blocks`, which the caller is about to drop or to rewrite by a commit on top of `snapshot`,
+    /// to the archive, if there is one. The commit has to note what is returned; then the archive's table gets it by
+    /// [`deliver`](Self::deliver), which has to be done for `snapshot` already.
+    pub(crate) async fn stage<'a>(
         &self,
         tenant: &TenantId,
+        snapshot: &Snapshot,
         blocks: impl Iterator<Item = &'a Arc<BlockEntry>>,
         archived: &HowArchived,
-    ) -> table::Result<()> {
-        let Some(archive) = &self.parts.archive else { return Ok(()) };
+    ) -> table::Result<Option<(String, i64)>> {
+        let Some(archive) = &self.parts.archive else { return Ok(None) };
         let wanted: Vec<_> = blocks.filter_map(|block| Some((block, archived(block)?))).collect();
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let base = archive.snapshot(tenant).await?;
-        let (mut removes, mut adds) = (Vec::new(), Vec::new());
+        let begun = Instant::now();
+        let mut copies = Vec::new();
         for (block, how) in wanted {
-            let writer = writer_of(block);
-            let is_earlier = |b: &&Arc<BlockEntry>| b.date == block.date && b.origin.writer == writer;
-            let earlier: Vec<_> = base.blocks.iter().filter(is_earlier).collect();
-            if earlier.iter().any(|b| b.path == block.path) {
-                // A copy of the whole block, which is not more now.
-                continue;
-            }
-            removes.extend(earlier.iter().map(|b| b.path.clone()));
-            adds.extend(self.copy(archive, tenant, block, how, writer).await?);
+            copies.extend(self.copy(archive, tenant, block, how).await?);
         }
-        let (blocks, rows) = (adds.len(), adds.iter().map(|b| b.summary.rows).sum::<u64>());
-        if removes.is_empty() && adds.is_empty() {
-            return Ok(());
+        if copies.is_empty() {
+            return Ok(None);
         }
-        if removes.is_empty() {
-            let commit = CopiesCommit { blocks: adds, app_id: "skald-archive".into(), covered: None };
-            archive.commit_copies(tenant, &commit).await?;
-        } else {
-            let commit = RewriteCommit { base, removes, adds, data_change: true };
-            archive.commit_rewrite(tenant, &commit).await?;
+        let patience = self.config.commit_patience();
+        if begun.elapsed() > patience {
+            return Err(table::Error::TooSlow { tenant: tenant.clone(), limit: patience });
         }
-        self.metrics.rows_archived.inc_by(rows);
-        tracing::info!(%tenant, blocks, rows, "archived what has expired");
-        Ok(())
+        Outbox::new(archive, tenant).put(snapshot, &copies).await.map(Some)
     }
 
     async fn copy(
@@ -109,23 +97,19 @@ impl Compactor {
         tenant: &TenantId,
         block: &Arc<BlockEntry>,
         how: Archived,
-        writer: String,
     ) -> table::Result<Vec<NewBlock>> {
-        let catalog = &self.parts.catalog;
+        let (catalog, writer) = (&self.parts.catalog, &self.parts.name);
         let keep = match how {
             Archived::Whole => {
-                let mut copy = catalog.copy_block(tenant, block, archive).await?;
-                copy.origin.writer = writer;
-                return Ok(vec![copy]);
+                // A name of this call alone: the file is garbage if the commit loses.
+                let (received, call) = (block.origin.received_min, skald_runtime::random());
+                let name = format!("{received}-{writer}-c{}-{call:016x}-0000", block.origin.level);
+                let path = block_path(block.date, &name);
+                return Ok(vec![catalog.copy_block(tenant, block, archive, &path).await?]);
             }
             Archived::Rows(keep) => keep,
         };
-        let options = RewriteOptions::alone(block, self.config.rewrite_bytes(), writer);
+        let options = RewriteOptions::alone(block, self.config.rewrite_bytes(), writer.clone());
         Ok(rewrite_into(catalog, archive, tenant, &[vec![block.clone()]], &keep, &options).await?.blocks)
     }
-}
-
-/// The name of the writer of what the archive has of a block. It tells which block that was.
-fn writer_of(block: &BlockEntry) -> String {
-    format!("archive-{:016x}", xxh3_64(block.path.as_bytes()))
 }

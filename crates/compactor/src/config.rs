@@ -105,6 +105,11 @@ impl Config {
         Ok(())
     }
 
+    /// How long what was uploaded may wait for its commit; vacuum might take what lay about for longer for garbage.
+    pub(crate) fn commit_patience(&self) -> std::time::Duration {
+        self.retention_delete_delay / 4
+    }
+
     /// Memory of one rewrite, as it counts it. An eighth of the budget is for what it does not count: what the allocator and
     /// the store's client hold besides, which was 5 % with blocks of a gigabyte.
     pub(crate) fn rewrite_bytes(&self) -> u64 {

@@ -12,6 +12,7 @@ pub mod archive;
 mod config;
 pub mod keep;
 mod metrics;
+mod outbox;
 pub mod ownership;
 pub mod plan;
 mod restore;
@@ -66,6 +67,8 @@ pub struct Compactor {
     pub(crate) parts: Parts,
     pub(crate) metrics: Metrics,
     pub(crate) status: Status,
+    /// The number of the last list of each tenant that is known to be in the archive.
+    pub(crate) delivered: Mutex<HashMap<TenantId, i64>>,
     /// When each table was vacuumed last.
     pub(crate) vacuumed: Mutex<HashMap<TenantId, Instant>>,
 }
@@ -82,6 +85,7 @@ impl Compactor {
             parts,
             metrics,
             status: Status::default(),
+            delivered: Mutex::default(),
             vacuumed: Mutex::default(),
         }))
     }

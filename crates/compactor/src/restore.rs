@@ -72,7 +72,7 @@ pub async fn restore(
         }
     }
     let (added, removed) = (adds.len(), removes.len());
-    let commit = RewriteCommit { base, removes, adds, data_change: true };
+    let commit = RewriteCommit { base, removes, adds, data_change: true, note: None };
     let committed = catalog.commit_rewrite(tenant, &commit).await?;
     Ok(Restored { version: committed.snapshot.version, added, removed })
 }

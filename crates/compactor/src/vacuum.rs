@@ -18,6 +18,7 @@ use skald_storage::table::{Catalog, DataFile};
 use tokio::time::Instant;
 
 use crate::Compactor;
+use crate::outbox::Outbox;
 use crate::work::failed;
 
 /// Where marks lie. No tenant can have this name.
@@ -137,29 +138,50 @@ async fn read_marks(store: &dyn ObjectStore, at: &Path) -> object_store::Result<
 }
 
 impl Compactor {
-    /// Vacuums a table if that was not done lately.
+    /// Vacuums a tenant's tables, that in the archive too, if that was not done lately.
     pub(crate) async fn vacuum_if_due(&self, tenant: &TenantId) -> Result<()> {
-        let period = self.config.vacuum_interval.min(self.config.retention_delete_delay / 4);
+        let period = self.config.vacuum_interval.min(self.config.commit_patience());
         let is_due = self.vacuumed.lock().get(tenant).is_none_or(|at| at.elapsed() >= period);
         if !is_due {
             return Ok(());
         }
-        let now = self.parts.clock.now().div_euclid(skald_model::time::SECOND);
-        // Clocks tell seconds, so that the last one may not be over.
-        let delay = i64::try_from(self.config.retention_delete_delay.as_secs()).unwrap_or(i64::MAX / 4) + 1;
-        let swept = |took, is_removed| self.metrics.removal.swept(took, is_removed);
-        let done = vacuum(&self.parts.catalog, tenant, now, delay, swept).await?;
+        let done = self.vacuum(&self.parts.catalog, tenant, "table").await?;
         self.vacuumed.lock().insert(tenant.clone(), Instant::now());
-        self.metrics.files_removed.inc_by(done.removed);
-        self.metrics.file_bytes_removed.inc_by(done.bytes);
         self.status.change(tenant, |s| {
             s.files_removed += done.removed;
             s.files_waiting = done.waiting;
         });
-        if done.removed > 0 {
-            tracing::info!(%tenant, files = done.removed, bytes = done.bytes, waiting = done.waiting, "vacuumed");
+        if let Some(archive) = &self.parts.archive {
+            let snapshot = self.parts.catalog.snapshot(tenant).await?;
+            // Files that are owed to the archive it does not name.
+            self.deliver(tenant, &snapshot).await?;
+            let before = self.now_seconds() - self.delay_seconds();
+            Outbox::new(archive, tenant).sweep(&snapshot, before).await?;
+            archive.maintain(tenant).await?;
+            self.vacuum(archive, tenant, "archive").await?;
         }
         Ok(())
+    }
+
+    fn now_seconds(&self) -> i64 {
+        self.parts.clock.now().div_euclid(skald_model::time::SECOND)
+    }
+
+    fn delay_seconds(&self) -> i64 {
+        // Clocks tell seconds, so that the last one may not be over.
+        i64::try_from(self.config.retention_delete_delay.as_secs()).unwrap_or(i64::MAX / 4) + 1
+    }
+
+    async fn vacuum(&self, catalog: &Catalog, tenant: &TenantId, what: &str) -> Result<Vacuumed> {
+        let (now, delay) = (self.now_seconds(), self.delay_seconds());
+        let swept = |took, is_removed| self.metrics.removal.swept(took, is_removed);
+        let done = vacuum(catalog, tenant, now, delay, swept).await?;
+        self.metrics.files_removed.inc_by(done.removed);
+        self.metrics.file_bytes_removed.inc_by(done.bytes);
+        if done.removed > 0 {
+            tracing::info!(%tenant, what, files = done.removed, bytes = done.bytes, waiting = done.waiting, "vacuumed");
+        }
+        Ok(done)
     }
 }
 

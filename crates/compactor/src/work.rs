@@ -77,6 +77,7 @@ impl Compactor {
             if !self.parts.ownership.owns(tenant) {
                 break Progress::NotOurs;
             }
+            self.deliver(tenant, &snapshot).await?;
             let mut dropped = gone(&snapshot, &removals.drop);
             let tasks = self.tasks(&snapshot, &removals, &skipped, &unchanged);
             self.show(tenant, &snapshot, &tasks, dropped.len());
@@ -213,9 +214,10 @@ impl Compactor {
     ) -> table::Result<Arc<Snapshot>> {
         let count = removes.len();
         let gone: Vec<_> = removes.iter().filter_map(|p| snapshot.block(p).cloned()).collect();
-        self.archive(tenant, gone.iter(), &*removals.archived).await?;
+        let note = self.stage(tenant, snapshot, gone.iter(), &*removals.archived).await?;
         let rows: u64 = gone.iter().map(|b| b.summary.rows).sum();
-        let commit = RewriteCommit { base: snapshot.clone(), removes, adds: Vec::new(), data_change: true };
+        let (base, adds) = (snapshot.clone(), Vec::new());
+        let commit = RewriteCommit { base, removes, adds, data_change: true, note };
         let committed = self.parts.catalog.commit_rewrite(tenant, &commit).await?;
         self.metrics.blocks_dropped.inc_by(count as u64);
         let bytes = gone.iter().map(|b| b.summary.raw_bytes).sum();
@@ -234,10 +236,9 @@ impl Compactor {
     ) -> table::Result<Arc<Snapshot>> {
         let (catalog, begun) = (&self.parts.catalog, Instant::now());
         let Task { reason, runs, options } = task;
-        self.archive(tenant, runs.iter().flatten(), &*removals.archived).await?;
+        let note = self.stage(tenant, snapshot, runs.iter().flatten(), &*removals.archived).await?;
         let written = rewrite(catalog, tenant, &runs, &removals.keep, &options).await?;
-        // Vacuum might take what lay about for long for garbage.
-        let patience = self.config.retention_delete_delay / 4;
+        let patience = self.config.commit_patience();
         if begun.elapsed() > patience {
             catalog.discard(tenant, &written.blocks).await;
             return Err(table::Error::TooSlow { tenant: tenant.clone(), limit: patience });
@@ -257,6 +258,7 @@ impl Compactor {
             removes: inputs().map(|b| b.path.clone()).collect(),
             adds: written.blocks.clone(),
             data_change: removed > 0,
+            note,
         };
         let committed = match catalog.commit_rewrite(tenant, &commit).await {
             Ok(committed) => committed,

@@ -86,6 +86,7 @@ async fn a_request_goes_from_received_to_processed() {
         removes: vec![block(from, 300, 0).path],
         adds: vec![to],
         data_change: true,
+        note: None,
     };
     let base = rig.catalog.snapshot(&tenant()).await.unwrap();
     let base =

@@ -144,6 +144,8 @@ pub async fn rewrite_into(
         deletes: keep.generation().max(inherited),
         run: options.place.map_or(id, |(run, _)| run),
     };
+    let is_elsewhere = !std::ptr::eq(catalog, target);
+    let origin = if is_elsewhere { origin.in_another_table() } else { origin };
     let mut rewrite =
         Rewrite { catalog, target, tenant, keep, options, date, id, origin, done: Rewritten::default() };
     let outcome = rewrite.all_slices(runs).await;

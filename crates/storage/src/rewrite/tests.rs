@@ -138,7 +138,7 @@ async fn what_is_written_keeps_within_slices_and_replaces_its_inputs() {
 
     let base = rig.catalog.snapshot(&rig.tenant).await.unwrap();
     let removes = inputs.iter().flatten().map(|b| b.path.clone()).collect();
-    let commit = RewriteCommit { base, removes, adds: written.blocks, data_change: false };
+    let commit = RewriteCommit { base, removes, adds: written.blocks, data_change: false, note: None };
     let committed = rig.catalog.commit_rewrite(&rig.tenant, &commit).await.unwrap();
     assert_eq!(committed.snapshot.blocks.len(), 2);
     assert!(committed.snapshot.blocks.iter().all(|b| day_of(b.summary.min_ts) == DATE));
@@ -169,6 +169,29 @@ async fn rows_that_do_not_stay_go() {
     assert_eq!(rig.rows(&written.blocks[0].path).await, [("b".to_owned(), 2)]);
     assert_eq!((written.blocks[0].origin.deletes, written.stats.removed), (7, 2));
     assert_eq!(written.blocks[0].summary.digest.count, 1);
+}
+
+#[tokio::test]
+async fn delete_requests_of_another_table_count_for_nothing_here() {
+    let (rig, other) = (rig(), rig());
+    rig.flush(1, &[("a", HOUR), ("b", 2)]).await;
+    let keep: Arc<dyn Keep> = Arc::new(Without("a"));
+    let runs = rig.blocks().await;
+    let rows =
+        rewrite_into(&rig.catalog, &other.catalog, &rig.tenant, &runs, &keep, &options()).await.unwrap();
+    assert_eq!(rows.blocks[0].origin.deletes, 0);
+    let applied =
+        rewrite(&rig.catalog, &rig.tenant, &runs, &keep, &options()).await.unwrap().blocks.remove(0);
+    assert_eq!(applied.origin.deletes, 7);
+    let applied = BlockEntry {
+        path: applied.path,
+        date: applied.date,
+        summary: applied.summary,
+        origin: applied.origin,
+    };
+    let path = block_path(DATE, "copy");
+    let copy = rig.catalog.copy_block(&rig.tenant, &applied, &other.catalog, &path).await.unwrap();
+    assert_eq!((copy.origin.deletes, copy.path), (0, path));
 }
 
 #[tokio::test]

@@ -64,6 +64,8 @@ pub struct RewriteCommit {
     /// Whether entries are gone afterwards (retention, deletion), or the same entries only lie otherwise
     /// (compaction).
     pub data_change: bool,
+    /// The version of an application that the table has from then on, beside the rewrite's own.
+    pub note: Option<(String, i64)>,
 }
 
 /// Says of blocks that more delete requests have been applied to them, where nothing had to go. Their files stay.
@@ -228,12 +230,14 @@ impl Intent for RewriteCommit {
         for block in &self.adds {
             actions.push(log::add(block, self.data_change, now_ms)?);
         }
-        actions.push(log::txn(REWRITES, next_rewrite(&self.base), now_ms));
+        let rewrite = (REWRITES.to_owned(), next_rewrite(&self.base));
+        let txns: Vec<_> = std::iter::once(rewrite).chain(self.note.clone()).collect();
+        actions.extend(txns.iter().map(|(app, version)| log::txn(app, *version, now_ms)));
         let changes = Changes {
             version: snapshot.version + 1,
             adds: self.adds.iter().map(|b| Arc::new(log::entry_of(b))).collect(),
             removes: self.removes.clone(),
-            txns: vec![(REWRITES.to_owned(), next_rewrite(&self.base))],
+            txns,
         };
         Ok((actions, changes))
     }

@@ -35,6 +35,14 @@ pub struct BlockOrigin {
     pub run: u64,
 }
 
+impl BlockOrigin {
+    /// The same for a copy in another table. That has delete requests of its own, counted anew; and lists of pushes are for
+    /// ingesters, of which none writes there.
+    pub fn in_another_table(&self) -> Self {
+        Self { pushes: None, deletes: 0, ..self.clone() }
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_zero(n: &u64) -> bool {
     *n == 0
@@ -77,7 +85,7 @@ impl From<&BlockEntry> for NewBlock {
 }
 
 /// A block whose file lies in place already and that a commit is to add.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NewBlock {
     /// Path below the tenant's folder, as [`block_path`](super::block_path) makes it.
     pub path: String,

@@ -7,7 +7,7 @@ use skald_model::{TenantId, TimeRange};
 
 use super::catalog::Catalog;
 use super::commit::CopiesCommit;
-use super::entry::{BlockEntry, BlockOrigin, NewBlock};
+use super::entry::{BlockEntry, NewBlock};
 use super::error::Result;
 use crate::rewrite::{Keep, RewriteOptions, rewrite_into};
 
@@ -47,7 +47,7 @@ impl Catalog {
         for block in wanted {
             let is_whole = range.covers(block.summary.min_ts, block.summary.max_ts);
             if is_whole && keep.is_none() {
-                blocks.push(self.copy_block(tenant, block, target).await?);
+                blocks.push(self.copy_block(tenant, block, target, &block.path).await?);
                 continue;
             }
             let options =
@@ -68,14 +68,19 @@ impl Catalog {
         Ok(exported)
     }
 
-    /// Copies the file of a block as it is to the tenant's table of `target`, under the same path. No commit names it there
-    /// yet.
+    /// Copies the file of a block as it is to `path` in the tenant's table of `target`. No commit names it there yet.
     ///
     /// # Errors
     /// When a store fails.
-    pub async fn copy_block(&self, tenant: &TenantId, block: &BlockEntry, target: &Self) -> Result<NewBlock> {
+    pub async fn copy_block(
+        &self,
+        tenant: &TenantId,
+        block: &BlockEntry,
+        target: &Self,
+        path: &str,
+    ) -> Result<NewBlock> {
         let location = self.location(tenant, &block.path);
-        let mut upload = target.begin_block(tenant, &block.path, PART_BYTES);
+        let mut upload = target.begin_block(tenant, path, PART_BYTES);
         let mut at = 0;
         while at < block.size() {
             let end = block.size().min(at + PART_BYTES as u64);
@@ -84,8 +89,7 @@ impl Catalog {
             at = end;
         }
         upload.finish().await?;
-        // Lists of pushes are for ingesters, and none writes there.
-        let origin = BlockOrigin { pushes: None, ..block.origin.clone() };
-        Ok(NewBlock { origin, ..NewBlock::from(block) })
+        let origin = block.origin.in_another_table();
+        Ok(NewBlock { path: path.to_owned(), origin, ..NewBlock::from(block) })
     }
 }

@@ -108,7 +108,8 @@ async fn weather(seed: u64) {
                     continue;
                 }
                 let adds = vec![block(&format!("z-{n}"))];
-                let commit = RewriteCommit { base, removes: removes.clone(), adds, data_change: false };
+                let commit =
+                    RewriteCommit { base, removes: removes.clone(), adds, data_change: false, note: None };
                 // The same rewrite until it is told what became of it.
                 let settled = loop {
                     match catalog.commit_rewrite(&tenant(), &commit).await {

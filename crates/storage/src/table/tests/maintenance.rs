@@ -39,7 +39,8 @@ async fn a_checkpoint_changes_nothing_but_the_cost() {
     }
     let base = catalog.cached(&tenant()).unwrap();
     let removes = vec![block("i-3").path, block("i-4").path];
-    let rewrite = RewriteCommit { base, removes, adds: vec![block("merged")], data_change: false };
+    let rewrite =
+        RewriteCommit { base, removes, adds: vec![block("merged")], data_change: false, note: None };
     catalog.commit_rewrite(&tenant(), &rewrite).await.unwrap();
 
     let before = catalog_on(rig.store.clone()).snapshot(&tenant()).await.unwrap();

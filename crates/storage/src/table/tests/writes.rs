@@ -131,6 +131,7 @@ fn rewrite(base: &Arc<Snapshot>, removes: &[&str], adds: &[&str]) -> RewriteComm
         removes: removes.iter().map(|name| block(name).path).collect(),
         adds: adds.iter().map(|name| block(name)).collect(),
         data_change: adds.is_empty(),
+        note: None,
     }
 }
 
