@@ -112,7 +112,7 @@ fn push(shared: &Shared, random: &mut Random) -> Result<()> {
                 })
                 .collect();
             let labels = vec![
-                ("age".into(), format!("{age:?}").to_lowercase()),
+                ("age".into(), age_label(age)),
                 ("fate".into(), label(fate)),
                 ("job".into(), "expiring".into()),
             ];
@@ -124,6 +124,10 @@ fn push(shared: &Shared, random: &mut Random) -> Result<()> {
     push_patiently(shared, &streams)?;
     shared.expiring.lock()[first..].iter_mut().for_each(|e| e.acknowledged = true);
     Ok(())
+}
+
+fn age_label(age: Age) -> String {
+    format!("{age:?}").to_lowercase()
 }
 
 fn aging(shared: &Shared, now: i64, random: &mut Random) -> Aging {
@@ -287,5 +291,35 @@ pub(super) fn check_rows(shared: &Shared, rows: &[Row]) {
             let fate = label(fate);
             shared.find(format!("the table has {found} entries of fate {fate}; {least} to {most} are right"));
         }
+    }
+}
+
+/// What the archive has: all that has expired, and nothing else.
+pub(super) fn check_archive(shared: &Shared, rows: &[Row]) {
+    let mut lines: Vec<&str> = rows.iter().map(|r| r.entry.line.as_str()).collect();
+    lines.sort_unstable();
+    let copies = lines.len();
+    lines.dedup();
+    println!("cluster-test: {copies} rows in the archive for {} entries", lines.len());
+    let entries = shared.expiring.sent();
+    let expired = (0..).zip(&entries).filter(|(_, e)| e.acknowledged && e.age != Age::New);
+    let missing =
+        expired.filter(|(n, _)| lines.binary_search(&line(shared.seed, *n).as_str()).is_err()).count();
+    if missing > 0 {
+        shared.find(format!("{missing} entries have expired and are not in the archive"));
+    }
+    let new = age_label(Age::New);
+    let is_right = |r: &&Row| {
+        r.labels["job"] == "expiring"
+            && r.labels["fate"] == label(Fate::Goes)
+            && r.labels["age"] != new.as_str()
+    };
+    let wrong: Vec<_> = rows.iter().filter(|r| !is_right(r)).collect();
+    if let Some(first) = wrong.first() {
+        let count = wrong.len();
+        shared.find(format!(
+            "the archive has {count} rows that have not expired, such as {} {:?}",
+            first.labels, first.entry.line
+        ));
     }
 }

@@ -150,7 +150,7 @@ impl Members {
 
     /// Where the tables lie, if that is a directory.
     pub(crate) fn tables(&self) -> PathBuf {
-        self.directory.clone()
+        self.directory.join("tables")
     }
 
     /// Clients of the doors.

@@ -5,6 +5,7 @@
 //! The plan comes from the seed; what the operating system makes of it does not, so a seed that failed is worth
 //! repeating, not a proof.
 
+mod archive;
 mod chaos;
 mod checker;
 mod deleter;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use self::archive::Archive;
 use self::deleter::Rounds;
 use self::expirer::Expiring;
 use self::members::{Members, Plan};
@@ -52,6 +54,7 @@ compactor:
   retention_delete_delay: 40s
   vacuum_interval: 2s
   retention_enabled: true
+  archive: {filesystem: {chunks_directory: {archive}}}
 table:
   commit_timeout: 5s
 ingester_client:
@@ -66,6 +69,9 @@ limits_config:
   ingestion_burst_size_mb: 1000
   max_entries_limit_per_query: 5000
 ";
+
+/// The command that reads every row of a table.
+const CHECK_ROWS: &[&str] = &["table", "check", "--rows"];
 
 /// Options of `cluster-test`.
 #[derive(clap::Args)]
@@ -146,6 +152,8 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         tempfile::Builder::new().prefix("skald-cluster-").tempdir().context("no temporary directory")?;
     let store = if args.s3 { Some(Seaweed::start(&directory.path().join("weed"))?) } else { None };
     let faults = args.faults.then(|| format!("seed:{seed},error:0.03,lost:0.03,slow:0.03"));
+    let archive = Archive::new(&binary, directory.path())?;
+    let settings = SETTINGS.replace("{archive}", &archive.place().display().to_string());
     let mut members = Members::new(&Plan {
         binary: &binary,
         directory: directory.path(),
@@ -155,7 +163,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         ingesters: args.ingesters,
         spare_ingesters: 1,
         replication_factor: 3,
-        settings: &format!("{SETTINGS}{}", expirer::RULE),
+        settings: &format!("{settings}{}", expirer::RULE),
         store: store.as_ref(),
         faults: faults.as_deref(),
         network: args.network,
@@ -196,7 +204,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         outcome
     });
     outcome?;
-    if let Err(error) = finish(&mut members, &shared, args) {
+    if let Err(error) = finish(&mut members, &archive, &shared, args) {
         shared.find(format!("after the end of chaos: {error:#}"));
     }
     let findings = shared.findings.into_inner().context("a thread panicked")?;
@@ -211,7 +219,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 }
 
 /// With everything healed: counts from memory and from the table, and looks at the table as others do.
-fn finish(members: &mut Members, shared: &Shared, args: &Args) -> Result<()> {
+fn finish(members: &mut Members, archive: &Archive, shared: &Shared, args: &Args) -> Result<()> {
     members.heal()?;
     let entries: u64 = shared.pushed.iter().map(Pushed::acknowledged).sum();
     let repeats: u64 = shared.pushed.iter().map(|p| p.repeats.load(Ordering::Relaxed)).sum();
@@ -232,14 +240,19 @@ fn finish(members: &mut Members, shared: &Shared, args: &Args) -> Result<()> {
     deleter::finish(shared)?;
     expirer::finish(shared)?;
     members.stop_all_but_compactors()?;
-    table::come_to_rest(members, shared)?;
+    table::come_to_rest(members, archive, shared)?;
     members.stop_all()?;
-    table::check(members, shared);
-    if args.s3 {
-        return Ok(());
-    }
+    table::check("table", members.command(CHECK_ROWS), shared);
+    table::check("archive", archive.command(CHECK_ROWS), shared);
     if let Some(reason) = python::missing(&["deltalake"]) {
         println!("the table was not read by SQL: {reason} (pip install deltalake)");
+        return Ok(());
+    }
+    let table = table_test::find_table(archive.place())?;
+    let rows =
+        python::table_rows(Reader::Deltalake, &table, "true")?.context("the Python package went away")?;
+    expirer::check_archive(shared, &rows);
+    if args.s3 {
         return Ok(());
     }
     let table = table_test::find_table(&members.tables())?;

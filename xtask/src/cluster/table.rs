@@ -6,24 +6,27 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::Shared;
+use super::archive::Archive;
 use super::members::Members;
 
 /// Longer than this compactors should not find anything to do: blocks with lists of pushes wait half a minute before they are
 /// merged, and files wait for `retention_delete_delay` after that.
 const REST: Duration = Duration::from_secs(120);
 
-/// With compactors alone: waits until the table has nothing that has expired, and they leave no file that it does not name.
-pub(super) fn come_to_rest(members: &Members, shared: &Shared) -> Result<()> {
+/// With compactors alone: waits until the table has nothing that has expired, and they leave no file that it or the archive
+/// does not name.
+pub(super) fn come_to_rest(members: &Members, archive: &Archive, shared: &Shared) -> Result<()> {
     let begun = Instant::now();
     loop {
         let checked = members.command(&["table", "check"])?;
+        let archived = archive.command(&["table", "check"])?;
         let plan = members.command(&["retention", "plan"])?;
-        if orphans(&checked)? == 0 && plan.contains("nothing would go") {
+        if orphans(&checked)? == 0 && orphans(&archived)? == 0 && plan.contains("nothing would go") {
             println!("cluster-test: nothing is left over after {:.0} s", begun.elapsed().as_secs_f64());
             return Ok(());
         }
         if begun.elapsed() > REST {
-            shared.find(format!("something is left over after {REST:?}:\n{checked}{plan}"));
+            shared.find(format!("something is left over after {REST:?}:\n{checked}{archived}{plan}"));
             return Ok(());
         }
         sleep(Duration::from_millis(500));
@@ -41,11 +44,11 @@ fn orphans(checked: &str) -> Result<u64> {
     }
 }
 
-/// Every block is there, and every row is as the table says.
-pub(super) fn check(members: &Members, shared: &Shared) {
-    match members.command(&["table", "check", "--rows"]) {
-        Ok(checked) => print!("cluster-test: {checked}"),
-        Err(error) => shared.find(format!("the table is not in good order: {error:#}")),
+/// What a check of all rows of a table says is printed, or is a finding.
+pub(super) fn check(what: &str, checked: Result<String>, shared: &Shared) {
+    match checked {
+        Ok(checked) => print!("cluster-test: {what}: {checked}"),
+        Err(error) => shared.find(format!("the {what} is not in good order: {error:#}")),
     }
 }
 

@@ -1,0 +1,32 @@
+//! Where entries go before they expire: a directory, whatever the tables lie in.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::server::Setup;
+
+/// The tables of the archive, and a configuration to look at them with.
+pub(super) struct Archive {
+    place: PathBuf,
+    setup: Setup,
+}
+
+impl Archive {
+    /// Below the directory of the run.
+    pub(super) fn new(binary: &Path, directory: &Path) -> Result<Self> {
+        let place = directory.join("archive");
+        let config =
+            format!("common: {{storage: {{filesystem: {{chunks_directory: {}}}}}}}\n", place.display());
+        Ok(Self { setup: Setup::new(binary, &directory.join("archivist"), &config)?, place })
+    }
+
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// What a command of the program prints that works on the archive's tables.
+    pub(super) fn command(&self, arguments: &[&str]) -> Result<String> {
+        self.setup.command(arguments)
+    }
+}
