@@ -6,11 +6,15 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use prometheus::{HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramVec, IntGaugeVec, Registry};
+use skald_runtime::Instruments;
 use tracing::Instrument as _;
 
 use crate::config::Config;
 use crate::tenant::tenant_name;
+
+/// Bounds of the durations of requests, in seconds.
+const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0];
 
 /// The instruments of this crate.
 #[derive(Clone, Debug)]
@@ -21,22 +25,20 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0];
-        let duration = HistogramVec::new(
-            HistogramOpts::new(
+        let r = Instruments(registry);
+        Ok(Self {
+            duration: r.histograms(
                 "loki_request_duration_seconds",
                 "Time until the response of a request began, in seconds.",
-            )
-            .buckets(buckets),
-            &["method", "route", "status_code", "ws"],
-        )?;
-        let inflight = IntGaugeVec::new(
-            Opts::new("loki_inflight_requests", "Requests that are being worked on."),
-            &["method", "route"],
-        )?;
-        registry.register(Box::new(duration.clone()))?;
-        registry.register(Box::new(inflight.clone()))?;
-        Ok(Self { duration, inflight })
+                &["method", "route", "status_code", "ws"],
+                BUCKETS,
+            )?,
+            inflight: r.gauges(
+                "loki_inflight_requests",
+                "Requests that are being worked on.",
+                &["method", "route"],
+            )?,
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Metrics of membership, with Loki's names where it has them.
 
-use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntGauge, IntGaugeVec, Registry};
+use skald_runtime::Instruments;
 
 use crate::node::{Role, State};
 use crate::watcher::Sighting;
@@ -16,22 +17,19 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let members = IntGauge::new(
-            "loki_memberlist_client_cluster_members_count",
-            "Members of the cluster that are there, this one among them.",
-        )?;
-        let ring_members = IntGaugeVec::new(
-            Opts::new("loki_ring_members", "Members of a ring by their state."),
-            &["name", "state"],
-        )?;
-        let ring_tokens = IntGaugeVec::new(
-            Opts::new("loki_ring_tokens_total", "Places on a ring that are taken."),
-            &["name"],
-        )?;
-        registry.register(Box::new(members.clone()))?;
-        registry.register(Box::new(ring_members.clone()))?;
-        registry.register(Box::new(ring_tokens.clone()))?;
-        Ok(Self { members, ring_members, ring_tokens })
+        let r = Instruments(registry);
+        Ok(Self {
+            members: r.gauge(
+                "loki_memberlist_client_cluster_members_count",
+                "Members of the cluster that are there, this one among them.",
+            )?,
+            ring_members: r.gauges(
+                "loki_ring_members",
+                "Members of a ring by their state.",
+                &["name", "state"],
+            )?,
+            ring_tokens: r.gauges("loki_ring_tokens_total", "Places on a ring that are taken.", &["name"])?,
+        })
     }
 
     /// Shows who is there.

@@ -2,6 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use skald_model::{Push, TenantId};
+use skald_runtime::Instruments;
 
 use crate::validate::Refused;
 
@@ -18,59 +19,43 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let vec = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            let mut options = Opts::new(name, help);
-            if name.starts_with("loki_discarded") {
-                // Ingesters count under the same name in the same process.
-                options = options.const_label("component", "distributor");
-            }
-            let v = IntCounterVec::new(options, labels)?;
-            registry.register(Box::new(v.clone()))?;
-            Ok(v)
+        let r = Instruments(registry);
+        let discarded = |name, help| {
+            // Ingesters count under the same name in the same process.
+            let options = Opts::new(name, help).const_label("component", "distributor");
+            r.add(IntCounterVec::new(options, &["reason", "tenant"])?)
         };
-        let append_failures = IntCounter::new(
-            "loki_distributor_ingester_append_failures_total",
-            "Pushes that could not be handed to enough ingesters.",
-        )?;
-        registry.register(Box::new(append_failures.clone()))?;
-        let spares = IntCounter::new(
-            "skald_distributor_spares_total",
-            "Parts of pushes that were sent to another ingester, or again, because a replica failed or was slow.",
-        )?;
-        registry.register(Box::new(spares.clone()))?;
         Ok(Self {
-            bytes_received: vec(
+            bytes_received: r.counters(
                 "loki_distributor_bytes_received_total",
                 "Bytes of lines and structured metadata received, per tenant.",
                 &["tenant", "retention_hours", "is_internal_stream", "policy", "format"],
             )?,
-            lines_received: vec(
+            lines_received: r.counters(
                 "loki_distributor_lines_received_total",
                 "Lines received, per tenant.",
                 &["tenant", "is_internal_stream", "policy"],
             )?,
-            discarded_samples: vec(
-                "loki_discarded_samples_total",
-                "Entries refused, by reason.",
-                &["reason", "tenant"],
-            )?,
-            discarded_bytes: vec(
-                "loki_discarded_bytes_total",
-                "Bytes of refused entries, by reason.",
-                &["reason", "tenant"],
-            )?,
-            mutated_samples: vec(
+            discarded_samples: discarded("loki_discarded_samples_total", "Entries refused, by reason.")?,
+            discarded_bytes: discarded("loki_discarded_bytes_total", "Bytes of refused entries, by reason.")?,
+            mutated_samples: r.counters(
                 "loki_mutated_samples_total",
                 "Entries that were changed to be accepted, by reason.",
                 &["reason", "tenant"],
             )?,
-            mutated_bytes: vec(
+            mutated_bytes: r.counters(
                 "loki_mutated_bytes_total",
                 "Bytes that such entries lost, by reason.",
                 &["reason", "tenant"],
             )?,
-            append_failures,
-            spares,
+            append_failures: r.counter(
+                "loki_distributor_ingester_append_failures_total",
+                "Pushes that could not be handed to enough ingesters.",
+            )?,
+            spares: r.counter(
+                "skald_distributor_spares_total",
+                "Parts of pushes that were sent to another ingester, or again, because a replica failed or was slow.",
+            )?,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The instruments of this crate.
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, Registry};
+use skald_runtime::Instruments;
 
 /// See the module's page.
 #[derive(Clone, Debug)]
@@ -11,19 +12,17 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounterVec::new(Opts::new(name, help), &["user"])?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
+        let r = Instruments(registry);
         Ok(Self {
-            received: counter(
+            received: r.counters(
                 "loki_compactor_delete_requests_received_total",
                 "Delete requests that were accepted, by tenant.",
+                &["user"],
             )?,
-            cancelled: counter(
+            cancelled: r.counters(
                 "skald_delete_requests_cancelled_total",
                 "Delete requests that were taken back, by tenant.",
+                &["user"],
             )?,
         })
     }

@@ -20,7 +20,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::Instruments;
 use crate::telemetry::propagation::remote_parent;
 use crate::tls::ServerTls;
 
@@ -74,29 +75,25 @@ impl ServerMetrics {
     /// # Errors
     /// When metrics of these names are registered already.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let this = Self {
-            panics: IntCounter::new("loki_panic_total", "Panics of request handlers.")?,
-            connections: IntGaugeVec::new(
-                Opts::new("loki_tcp_connections", "Accepted TCP connections that are open."),
-                &["protocol"],
+        let (r, label) = (Instruments(registry), &["protocol"]);
+        Ok(Self {
+            panics: r.counter("loki_panic_total", "Panics of request handlers.")?,
+            connections: r.gauges(
+                "loki_tcp_connections",
+                "Accepted TCP connections that are open.",
+                label,
             )?,
-            connections_max: IntGaugeVec::new(
-                Opts::new(
-                    "loki_tcp_connections_limit",
-                    "Most TCP connections that may be open; 0 is no limit.",
-                ),
-                &["protocol"],
+            connections_max: r.gauges(
+                "loki_tcp_connections_limit",
+                "Most TCP connections that may be open; 0 is no limit.",
+                label,
             )?,
-            handshakes_failed: IntCounterVec::new(
-                Opts::new("skald_tls_handshakes_failed_total", "Connections that did not get through TLS."),
-                &["protocol"],
+            handshakes_failed: r.counters(
+                "skald_tls_handshakes_failed_total",
+                "Connections that did not get through TLS.",
+                label,
             )?,
-        };
-        registry.register(Box::new(this.panics.clone()))?;
-        registry.register(Box::new(this.connections.clone()))?;
-        registry.register(Box::new(this.connections_max.clone()))?;
-        registry.register(Box::new(this.handshakes_failed.clone()))?;
-        Ok(this)
+        })
     }
 }
 

@@ -4,7 +4,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use skald_runtime::Instruments;
 
 /// A value that knows how much memory it holds.
 pub trait Weigh {
@@ -38,18 +39,16 @@ pub struct CacheMetrics {
 impl CacheMetrics {
     /// Registers `loki_cache_fetched_keys`, `loki_cache_hits` and `skald_cache_bytes`, each by the cache's name.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let label = &["name"];
-        let fetched_keys = IntCounterVec::new(
-            Opts::new("loki_cache_fetched_keys", "Total count of keys requested from cache."),
-            label,
-        )?;
-        let hits =
-            IntCounterVec::new(Opts::new("loki_cache_hits", "Total count of keys found in cache."), label)?;
-        let bytes = IntGaugeVec::new(Opts::new("skald_cache_bytes", "Bytes that a cache holds."), label)?;
-        registry.register(Box::new(fetched_keys.clone()))?;
-        registry.register(Box::new(hits.clone()))?;
-        registry.register(Box::new(bytes.clone()))?;
-        Ok(Self { fetched_keys, hits, bytes })
+        let (r, label) = (Instruments(registry), &["name"]);
+        Ok(Self {
+            fetched_keys: r.counters(
+                "loki_cache_fetched_keys",
+                "Total count of keys requested from cache.",
+                label,
+            )?,
+            hits: r.counters("loki_cache_hits", "Total count of keys found in cache.", label)?,
+            bytes: r.gauges("skald_cache_bytes", "Bytes that a cache holds.", label)?,
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prometheus::{IntCounter, IntGauge, Registry};
 use skald_model::{Error, Result};
+use skald_runtime::Instruments;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of one permit.
@@ -28,16 +29,15 @@ pub(crate) struct Budget {
 impl Budget {
     /// `bytes` in all, for which a request waits up to `wait`.
     pub(crate) fn new(bytes: usize, wait: Duration, registry: &Registry) -> prometheus::Result<Arc<Self>> {
-        let in_use = IntGauge::new(
+        let r = Instruments(registry);
+        let in_use = r.gauge(
             "skald_push_bytes_in_flight",
             "Memory of pushes on their way, in bytes, as counted against distributor.inflight_bytes_max.",
         )?;
-        let refused = IntCounter::new(
+        let refused = r.counter(
             "skald_push_in_flight_refusals_total",
             "Pushes refused because too many bytes of pushes were on their way.",
         )?;
-        registry.register(Box::new(in_use.clone()))?;
-        registry.register(Box::new(refused.clone()))?;
         let units = (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         Ok(Arc::new(Self { permits: Arc::new(Semaphore::new(units)), units, wait, in_use, refused }))
     }

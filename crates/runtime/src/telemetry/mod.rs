@@ -21,6 +21,8 @@ pub use gate::LogLevel;
 pub use line::{Format, Sink};
 pub use otlp::Config as TracingConfig;
 
+use crate::Instruments;
+
 /// How to log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogConfig {
@@ -68,12 +70,9 @@ impl Telemetry {
     /// On an unknown level, an endpoint that is no address, or a second call.
     pub fn start(log: &LogConfig, tracing: &TracingConfig, registry: &Registry) -> Result<Self, Error> {
         let level = LogLevel::new(&log.level)?;
-        let messages = IntCounterVec::new(
-            Opts::new("loki_internal_log_messages_total", "Log lines that this process wrote."),
-            &["level"],
-        )
-        .and_then(|m| registry.register(Box::new(m.clone())).map(|()| m))
-        .map_err(|e| Error::Twice(e.to_string()))?;
+        let messages = Instruments(registry)
+            .counters("loki_internal_log_messages_total", "Log lines that this process wrote.", &["level"])
+            .map_err(|e| Error::Twice(e.to_string()))?;
         let traces = otlp::provider(tracing)?;
         let lines = line::LineLayer::new(log.format, line::stderr(), &messages).with_filter(level.gate());
         tracing_subscriber::registry()

@@ -8,8 +8,8 @@ use prometheus::{IntGauge, Registry};
 use serde_json::{Map, Value};
 use skald_model::limits::TenantLimits;
 use skald_model::{Limits, TenantId};
-use skald_runtime::Tasks;
 use skald_runtime::reload::{Reloaded, Source};
+use skald_runtime::{Instruments, Tasks};
 
 use super::{Config, Error, LimitsSection, RuntimeConfig, as_tree, keys, layer, read, yaml_of};
 
@@ -51,12 +51,12 @@ impl Overrides {
     ) -> Result<Arc<Self>, Error> {
         let paths =
             config.file.split(',').map(str::trim).filter(|f| !f.is_empty()).map(PathBuf::from).collect();
-        let usable = IntGauge::new(
-            "loki_runtime_config_last_reload_successful",
-            "Whether the last reading of runtime_config.file succeeded.",
-        )
-        .and_then(|g| registry.register(Box::new(g.clone())).map(|()| g))
-        .map_err(|e| Error(e.to_string()))?;
+        let usable = Instruments(registry)
+            .gauge(
+                "loki_runtime_config_last_reload_successful",
+                "Whether the last reading of runtime_config.file succeeded.",
+            )
+            .map_err(|e| Error(e.to_string()))?;
         let files = Reloaded::load(Files { base, paths, usable })?;
         Ok(Arc::new(Self(Arc::new(files))))
     }

@@ -1,6 +1,7 @@
 //! The instruments of the tables.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, Registry};
+use prometheus::{DEFAULT_BUCKETS, Histogram, IntCounter, Registry};
+use skald_runtime::Instruments;
 
 /// The instruments of the tables.
 #[derive(Clone, Debug)]
@@ -15,21 +16,21 @@ pub(super) struct TableMetrics {
 
 impl TableMetrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let commit_seconds = Histogram::with_opts(HistogramOpts::new(
-            "skald_table_commit_duration_seconds",
-            "Time from the begin of a commit to a table until it was confirmed.",
-        ))?;
-        let commit_retries = IntCounter::new(
-            "skald_table_commit_retries_total",
-            "Attempts to commit that found their number taken or failed, and were made again.",
-        )?;
-        let commits_unconfirmed = IntCounter::new(
-            "skald_table_commits_unconfirmed_total",
-            "Commits that were given up for a time-out.",
-        )?;
-        registry.register(Box::new(commit_seconds.clone()))?;
-        registry.register(Box::new(commit_retries.clone()))?;
-        registry.register(Box::new(commits_unconfirmed.clone()))?;
-        Ok(Self { commit_seconds, commit_retries, commits_unconfirmed })
+        let r = Instruments(registry);
+        Ok(Self {
+            commit_seconds: r.histogram(
+                "skald_table_commit_duration_seconds",
+                "Time from the begin of a commit to a table until it was confirmed.",
+                DEFAULT_BUCKETS,
+            )?,
+            commit_retries: r.counter(
+                "skald_table_commit_retries_total",
+                "Attempts to commit that found their number taken or failed, and were made again.",
+            )?,
+            commits_unconfirmed: r.counter(
+                "skald_table_commits_unconfirmed_total",
+                "Commits that were given up for a time-out.",
+            )?,
+        })
     }
 }
