@@ -132,7 +132,7 @@ pub struct Limits {
     pub retention_period: i64,
     /// Streams that are kept for another time.
     pub retention_stream: Vec<StreamRetention>,
-    /// Stored bytes beyond which the oldest blocks go; 0 is no limit.
+    /// Stored bytes of the newest blocks that stay, older ones go; 0 is no limit.
     pub retention_bytes: u64,
     /// What becomes of the tenant's delete requests.
     pub deletion_mode: DeletionMode,

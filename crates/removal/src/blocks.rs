@@ -66,7 +66,8 @@ impl Removals {
         (earliest, latest)
     }
 
-    /// Tells the blocks, oldest first, that are too much when a tenant may have `bytes_max` stored bytes; 0 is no limit.
+    /// Tells the blocks that are too much when a tenant may have `bytes_max` stored bytes: those of which the newer ones alone
+    /// have as much. 0 is no limit.
     #[must_use]
     pub fn with_size<'a>(mut self, blocks: impl Iterator<Item = &'a BlockEntry>, bytes_max: u64) -> Self {
         self.size_cutoff = size_cutoff(blocks, bytes_max);
@@ -81,12 +82,14 @@ fn size_cutoff<'a>(blocks: impl Iterator<Item = &'a BlockEntry>, bytes_max: u64)
     }
     let mut blocks: Vec<(Timestamp, u64)> = blocks.map(|b| (b.summary.max_ts, b.size())).collect();
     blocks.sort_unstable_by_key(|(max_ts, _)| std::cmp::Reverse(*max_ts));
-    let mut sum = 0u64;
+    let (mut newer, mut oldest_kept) = (0u64, Timestamp::MAX);
     for (max_ts, size) in blocks {
-        sum = sum.saturating_add(size);
-        if sum > bytes_max {
+        // Blocks that end together stay or go together.
+        if newer >= bytes_max && max_ts < oldest_kept {
             return max_ts;
         }
+        newer = newer.saturating_add(size);
+        oldest_kept = max_ts;
     }
     skald_model::removal::NEVER
 }

@@ -1,11 +1,11 @@
 //! What retention would remove: a look at summaries and stream indexes, which changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use skald_model::removal::NEVER;
 use skald_model::retention::{Retention, cutoff};
-use skald_model::{Error, Limits, Result, Selector, TenantId, TimeRange, Timestamp};
-use skald_storage::block::{self, BlockMeta};
+use skald_model::{Error, Limits, Result, Selector, StreamId, TenantId, Timestamp};
+use skald_storage::block::{self, StreamInfo};
 use skald_storage::table::{BlockEntry, Catalog, Snapshot};
 
 use crate::blocks::Concern;
@@ -16,7 +16,7 @@ use crate::removals::Removals;
 pub struct Share {
     /// The rule as it stands in the limits.
     pub rule: String,
-    /// Streams of which something goes, those of each block counted apart.
+    /// Streams of which something goes.
     pub streams: u64,
     /// Entries; of a stream that goes only in part an estimate.
     pub entries: u64,
@@ -84,15 +84,16 @@ pub async fn plan(catalog: &Catalog, tenant: &TenantId, limits: &Limits, now: Ti
     let rules = Rules::of(&retention, now);
     let removals = Removals::new(0, Vec::new(), &retention, now);
     let sized = Removals::default().with_size(snapshot.blocks.iter().map(|b| &**b), limits.retention_bytes);
-    let mut shares: BTreeMap<usize, Share> = BTreeMap::new();
+    let mut shares: BTreeMap<usize, Counted> = BTreeMap::new();
     let by_size = rules.named.len() + 1;
     let mut plan = Plan::default();
     for entry in snapshot.blocks.iter() {
         if sized.block(entry) == Concern::Whole {
-            let share = shares.entry(by_size).or_default();
-            share.streams += u64::from(entry.summary.streams);
-            share.entries += entry.summary.rows;
-            share.bytes += entry.summary.raw_bytes;
+            let counted = shares.entry(by_size).or_default();
+            for_streams(catalog, tenant, entry, |stream| {
+                counted.add(&stream, u64::from(stream.rows.end - stream.rows.start), stream.bytes);
+            })
+            .await?;
             plan.whole_blocks += 1;
             plan.whole_bytes += entry.size();
             continue;
@@ -128,12 +129,28 @@ pub async fn plan(catalog: &Catalog, tenant: &TenantId, limits: &Limits, now: Ti
     let size_name = format!("retention_bytes {}", skald_runtime::units::format_bytes(limits.retention_bytes));
     plan.shares = shares
         .into_iter()
-        .map(|(number, share)| {
+        .map(|(number, Counted { streams, entries, bytes })| {
             let rule = if number == by_size { size_name.clone() } else { rules.name(number).to_owned() };
-            Share { rule, ..share }
+            Share { rule, streams: streams.len() as u64, entries, bytes }
         })
         .collect();
     Ok(plan)
+}
+
+/// What was counted of a rule.
+#[derive(Default)]
+struct Counted {
+    streams: HashSet<StreamId>,
+    entries: u64,
+    bytes: u64,
+}
+
+impl Counted {
+    fn add(&mut self, stream: &StreamInfo, entries: u64, bytes: u64) {
+        self.streams.insert(stream.id);
+        self.entries += entries;
+        self.bytes += bytes;
+    }
 }
 
 /// Whether everything of some stream in a block has expired. Reads the end of the block.
@@ -143,16 +160,25 @@ pub async fn has_expired(
     entry: &BlockEntry,
     removals: &Removals,
 ) -> Result<bool> {
-    let meta = open(catalog, tenant, entry).await?;
-    let damaged =
-        |e: &dyn std::fmt::Display| Error::internal(format!("failed to read block {}: {e}", entry.path));
-    for ordinal in meta.streams().select(&Selector::default(), TimeRange::ALL).map_err(|e| damaged(&e))? {
-        let stream = meta.streams().get(ordinal).map_err(|e| damaged(&e))?;
-        if stream.max_ts < removals.cutoff_of(stream.labels.as_ref()) {
-            return Ok(true);
-        }
+    let mut expired = false;
+    let look = |stream: StreamInfo| expired |= stream.max_ts < removals.cutoff_of(stream.labels.as_ref());
+    for_streams(catalog, tenant, entry, look).await?;
+    Ok(expired)
+}
+
+/// Shows the streams of a block, of which it reads the end.
+async fn for_streams(
+    catalog: &Catalog,
+    tenant: &TenantId,
+    entry: &BlockEntry,
+    mut visit: impl FnMut(StreamInfo),
+) -> Result<()> {
+    let damaged = |e: block::Error| Error::internal(format!("failed to read block {}: {e}", entry.path));
+    let meta = catalog.open_block(tenant, entry).await?.map_err(damaged)?;
+    for ordinal in 0..meta.streams().len() as u32 {
+        visit(meta.streams().get(ordinal).map_err(damaged)?);
     }
-    Ok(false)
+    Ok(())
 }
 
 /// What goes of a block.
@@ -169,28 +195,30 @@ async fn add_streams(
     tenant: &TenantId,
     entry: &BlockEntry,
     rules: &Rules,
-    shares: &mut BTreeMap<usize, Share>,
+    shares: &mut BTreeMap<usize, Counted>,
 ) -> Result<Went> {
-    let meta = open(catalog, tenant, entry).await?;
-    let damaged =
-        |e: &dyn std::fmt::Display| Error::internal(format!("failed to read block {}: {e}", entry.path));
     let (mut some, mut all) = (false, true);
-    for ordinal in meta.streams().select(&Selector::default(), TimeRange::ALL).map_err(|e| damaged(&e))? {
-        let stream = meta.streams().get(ordinal).map_err(|e| damaged(&e))?;
+    for_streams(catalog, tenant, entry, |stream| {
         let number = rules.number(stream.labels.as_ref());
         let cutoff = rules.cutoff(number);
         if cutoff == NEVER || stream.min_ts >= cutoff {
             all = false;
-            continue;
+            return;
         }
         some = true;
-        all &= stream.max_ts < cutoff;
-        let rows = u64::from(stream.rows.end - stream.rows.start);
-        let share = shares.entry(number).or_default();
-        share.streams += 1;
-        share.entries += before(rows, &stream, cutoff);
-        share.bytes += before(stream.bytes, &stream, cutoff);
-    }
+        let goes_whole = stream.max_ts < cutoff;
+        all &= goes_whole;
+        let (rows, bytes) = (u64::from(stream.rows.end - stream.rows.start), stream.bytes);
+        let counted = shares.entry(number).or_default();
+        if goes_whole {
+            counted.add(&stream, rows, bytes);
+        } else {
+            // Its first entry goes, its last one stays.
+            let entries = before(rows, &stream, cutoff).clamp(1, (rows - 1).max(1));
+            counted.add(&stream, entries, before(bytes, &stream, cutoff));
+        }
+    })
+    .await?;
     Ok(match (some, all) {
         (false, _) => Went::Nothing,
         (true, true) => Went::All,
@@ -198,17 +226,80 @@ async fn add_streams(
     })
 }
 
-/// The part of `whole` that lies before `cutoff`, if it is spread evenly over the stream's time.
-fn before(whole: u64, stream: &block::StreamInfo, cutoff: Timestamp) -> u64 {
-    if stream.max_ts < cutoff {
-        return whole;
-    }
+/// The part of `whole` that lies before `cutoff`, which lies within the stream's time, if it is spread evenly over that.
+fn before(whole: u64, stream: &StreamInfo, cutoff: Timestamp) -> u64 {
     let (min, max) = (i128::from(stream.min_ts), i128::from(stream.max_ts));
     let share = i128::from(whole) * (i128::from(cutoff) - min) / (max - min + 1);
     u64::try_from(share).unwrap_or(0)
 }
 
-async fn open(catalog: &Catalog, tenant: &TenantId, entry: &BlockEntry) -> Result<BlockMeta> {
-    let meta = catalog.open_block(tenant, entry).await?;
-    meta.map_err(|e| Error::internal(format!("failed to read block {}: {e}", entry.path)))
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+    use prometheus::Registry;
+    use skald_model::limits::StreamRetention;
+    use skald_model::time::{DAY, SECOND, day_of};
+    use skald_model::{Labels, LabelsRef};
+    use skald_storage::block::{BlockOptions, BlockWriter};
+    use skald_storage::table::{BlockOrigin, CatalogConfig, FlushCommit, NewBlock, block_path};
+
+    use super::*;
+
+    const HOUR: i64 = 3600 * SECOND;
+    /// The begin of a day.
+    const BEGIN: Timestamp = 20_000 * DAY;
+
+    /// A table of blocks, each with lines of ten bytes of these streams at these hours.
+    async fn table(tenant: &TenantId, blocks: &[&[(&str, &[i64])]]) -> Catalog {
+        let store = Arc::new(InMemory::new());
+        let catalog = Catalog::new(&CatalogConfig::default(), store, "", &Registry::new()).unwrap();
+        for (number, streams) in (1..).zip(blocks) {
+            let mut writer = BlockWriter::new(&BlockOptions::default()).unwrap();
+            for (app, hours) in *streams {
+                let labels = Labels::from_pairs([("app", *app)]);
+                writer.begin_stream(&labels, StreamId::of(tenant, labels.as_ref())).unwrap();
+                for hour in *hours {
+                    writer.row(BEGIN + hour * HOUR, b"ten bytes.", LabelsRef::EMPTY).unwrap();
+                }
+            }
+            let finished = writer.finish().unwrap();
+            let date = day_of(BEGIN);
+            let path = block_path(date, &number.to_string());
+            catalog.put_block(tenant, &path, finished.output.into()).await.unwrap();
+            let (summary, origin) = (finished.summary, BlockOrigin::default());
+            let block = NewBlock { path, date, summary, origin, stream_ids: None };
+            let commit = FlushCommit { blocks: vec![block], app_id: "i".into(), app_version: number };
+            catalog.commit_flush(tenant, &commit).await.unwrap();
+        }
+        catalog
+    }
+
+    #[tokio::test]
+    async fn tells_by_rule_and_counts_a_stream_once() {
+        let tenant = TenantId::new("t").unwrap();
+        let blocks: &[&[(&str, &[i64])]] = &[
+            &[("gone", &[0, 1])],
+            &[("gone", &[2, 3]), ("partly", &[4, 23]), ("stays", &[4])],
+            &[("stays", &[1])],
+        ];
+        let catalog = table(&tenant, blocks).await;
+        let selector = r#"{app=~"gone|partly"}"#.to_owned();
+        let rule = StreamRetention { selector, priority: 1, period: 24 * HOUR };
+        let limits = Limits { retention_stream: vec![rule], ..Limits::default() };
+        let found = plan(&catalog, &tenant, &limits, BEGIN + 29 * HOUR).await.unwrap();
+        let [share] = &found.shares[..] else { panic!("{found:?}") };
+        // One entry of those of `partly`, which are 19 hours apart, and which are 20 bytes.
+        assert_eq!((share.streams, share.entries, share.bytes), (2, 5, 41), "{found:?}");
+        assert_eq!((found.whole_blocks, found.partial_blocks, found.kept_blocks), (1, 1, 1));
+
+        let limits = Limits { retention_bytes: 1, ..Limits::default() };
+        let found = plan(&catalog, &tenant, &limits, BEGIN + 29 * HOUR).await.unwrap();
+        let [share] = &found.shares[..] else { panic!("{found:?}") };
+        // The block with the newest entries is more than is allowed, so the others go.
+        assert_eq!((share.streams, share.entries, share.bytes), (2, 3, 30), "{found:?}");
+        assert!(share.rule.starts_with("retention_bytes"), "{found:?}");
+        assert_eq!((found.whole_blocks, found.partial_blocks, found.kept_blocks), (2, 0, 1));
+    }
 }
