@@ -18,6 +18,7 @@ pub mod compaction;
 mod dice;
 pub mod history;
 mod link;
+mod members;
 mod network;
 pub mod promises;
 pub mod run;
