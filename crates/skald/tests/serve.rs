@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use skald_rpc::Distributor as _;
 use skald_rpc::grpc::{ClientConfig, Connection, DistributorClient};
 use skald_runtime::grpc::MessageLimits;
-use support::{Server, failure, files, now, run, skald};
+use support::{Server, failure, files, now, push_of_one_line, run, skald};
 
 #[test]
 fn what_was_pushed_is_found_over_restarts() {
@@ -152,18 +152,7 @@ fn a_part_of_the_roles_is_served_over_grpc() {
     let mut server = Server::start(dir.path(), &arguments);
     let address = server.await_line("protocol=grpc").split("address=").nth(1).unwrap().to_owned();
     assert_eq!(server.get("/loki/api/v1/labels").0, 404);
-    let entry = skald_model::EntryRef {
-        timestamp: now(),
-        line_start: 0,
-        line_len: 3,
-        metadata_start: 0,
-        metadata_len: 0,
-    };
-    let labels = skald_model::PushLabels::Text("{app=\"test\"}".into());
-    let push = skald_model::Push {
-        streams: vec![skald_model::PushStream { labels, entries: 0..1 }],
-        entries: skald_model::batch::Entries { body: "one".into(), refs: vec![entry], ..Default::default() },
-    };
+    let push = push_of_one_line();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let connection =

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use authority::Authority;
-use support::{Server, failure, now, run, skald};
+use support::{Server, failure, push_of_one_line, run, skald};
 
 /// A server of its own process over `dir`, with `settings`.
 fn start(dir: &Path, settings: &[String]) -> Server {
@@ -144,18 +144,7 @@ fn services_call_each_other_over_mutual_tls() {
     };
     let tls = ClientTls::load("ingester_client.grpc_client_config", &config).unwrap();
 
-    let entry = skald_model::EntryRef {
-        timestamp: now(),
-        line_start: 0,
-        line_len: 3,
-        metadata_start: 0,
-        metadata_len: 0,
-    };
-    let labels = skald_model::PushLabels::Text("{app=\"test\"}".into());
-    let push = skald_model::Push {
-        streams: vec![skald_model::PushStream { labels, entries: 0..1 }],
-        entries: skald_model::batch::Entries { body: "one".into(), refs: vec![entry], ..Default::default() },
-    };
+    let push = push_of_one_line();
     let tenant = skald_model::TenantId::new("fake").unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -270,3 +270,19 @@ pub(crate) fn replace_file(path: &Path, text: &str) {
     std::fs::write(&next, text).unwrap();
     std::fs::rename(&next, path).unwrap();
 }
+
+/// A push of the line `one` of now to `{app="test"}`, as processes send it to each other.
+pub(crate) fn push_of_one_line() -> skald_model::Push {
+    let entry = skald_model::EntryRef {
+        timestamp: now(),
+        line_start: 0,
+        line_len: 3,
+        metadata_start: 0,
+        metadata_len: 0,
+    };
+    let labels = skald_model::PushLabels::Text("{app=\"test\"}".into());
+    skald_model::Push {
+        streams: vec![skald_model::PushStream { labels, entries: 0..1 }],
+        entries: skald_model::batch::Entries { body: "one".into(), refs: vec![entry], ..Default::default() },
+    }
+}
