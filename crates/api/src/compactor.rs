@@ -68,6 +68,7 @@ fn table(row: &TableStatus) -> Value {
         "rows_removed": row.rows_removed,
         "files_removed": row.files_removed,
         "files_waiting": row.files_waiting,
+        "files_waiting_since": row.waiting_since.map(rfc3339::format),
     })
 }
 

@@ -76,6 +76,8 @@ impl Compactor {
         let waiting = all.iter().map(|s| s.files_waiting as i64).sum();
         metrics.files_waiting.set(waiting);
         metrics.removal.files_waiting.set(waiting);
+        let since = all.iter().filter_map(|s| s.waiting_since).min();
+        metrics.removal.waiting_since.set(since.unwrap_or(0) as f64 / 1e9);
         metrics.removal.requests_open.set(all.iter().map(|s| s.open_requests as i64).sum());
         let oldest = all.iter().filter_map(|s| s.oldest_request).min();
         let age = oldest.map_or(0, |at| self.parts.clock.now().saturating_sub(at).max(0));

@@ -7,7 +7,7 @@
 //!
 //! Files are listed before the table is asked what it names: what is committed in between is then named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use object_store::path::Path;
@@ -39,6 +39,8 @@ pub struct Vacuumed {
     pub bytes: u64,
     /// Files that wait for the end of their delay.
     pub waiting: u64,
+    /// The second since which the first of them waits.
+    pub since: Option<i64>,
 }
 
 impl Marks {
@@ -107,7 +109,10 @@ pub async fn vacuum(
         let written = store.put(&at, text.into()).await;
         written.map_err(|e| failed("write the vacuum's marks", tenant, &e))?;
     }
-    let mut done = Vacuumed { waiting: (after.files.len() - over.len()) as u64, ..Vacuumed::default() };
+    let going: BTreeSet<&str> = over.iter().map(|f| f.path.as_str()).collect();
+    let waiting = || after.files.iter().filter(|(path, _)| !going.contains(path.as_str()));
+    let since = waiting().map(|(_, since)| *since).min();
+    let mut done = Vacuumed { waiting: waiting().count() as u64, since, ..Vacuumed::default() };
     if over.is_empty() {
         return Ok(done);
     }
@@ -150,6 +155,7 @@ impl Compactor {
         self.status.change(tenant, |s| {
             s.files_removed += done.removed;
             s.files_waiting = done.waiting;
+            s.waiting_since = done.since.map(|second| second.saturating_mul(skald_model::time::SECOND));
         });
         if let Some(archive) = &self.parts.archive {
             let snapshot = self.parts.catalog.snapshot(tenant).await?;

@@ -315,7 +315,9 @@ async fn come_to_rest(world: &mut World, seed: u64) {
         world.pass_time(2 * DELAY);
         let compactor = world.compactor(world.calm());
         assert!(compactor.round().await, "seed {seed}: it does not end");
-        assert_eq!(compactor.tables()[0].last_error, None, "seed {seed}");
+        let status = compactor.tables().remove(0);
+        assert_eq!(status.last_error, None, "seed {seed}");
+        assert_eq!(status.waiting_since.is_some(), status.files_waiting > 0, "seed {seed}");
         world.look().await;
     }
     let snapshot = world.calm().snapshot(&world.tenant).await.unwrap();
@@ -425,7 +427,11 @@ fn a_restore_takes_back_rewrites_and_keeps_what_was_flushed_since() {
         }
         let before = world.calm().snapshot(&world.tenant).await.unwrap();
         world.pass_time(2 * HOUR);
-        assert!(world.compactor(world.calm()).round().await);
+        let (compactor, begun) = (world.compactor(world.calm()), world.now());
+        assert!(compactor.round().await);
+        let status = compactor.tables().remove(0);
+        let since = status.waiting_since.unwrap() / SECOND;
+        assert!(status.files_waiting > 0 && (begun..=world.now()).contains(&since), "{status:?}");
         let compacted = world.calm().snapshot(&world.tenant).await.unwrap();
         assert!(compacted.blocks.iter().all(|b| b.origin.level > 0 || before.block(&b.path).is_some()));
         world.flush().await;

@@ -34,6 +34,8 @@ pub struct TableStatus {
     pub oldest_request: Option<Timestamp>,
     /// Files that no version names and that wait to be removed.
     pub files_waiting: u64,
+    /// Since when the first of them waits, nanoseconds.
+    pub waiting_since: Option<Timestamp>,
     /// When it was looked at last, nanoseconds.
     pub last_run: Option<Timestamp>,
     /// What went wrong then, if something did.

@@ -18,6 +18,8 @@ pub(crate) struct RemovalMetrics {
     file_seconds: HistogramVec,
     /// Files that wait to be removed.
     pub(crate) files_waiting: IntGauge,
+    /// Since when the first of them waits.
+    pub(crate) waiting_since: Gauge,
     rounds: IntCounterVec,
     round_seconds: Gauge,
     last_success: Gauge,
@@ -78,6 +80,10 @@ impl RemovalMetrics {
             files_waiting: r.gauge(
                 "loki_boltdb_shipper_retention_sweeper_marker_files_current",
                 "Files that no table names and that are kept until their delay is over.",
+            )?,
+            waiting_since: r.seconds(
+                "loki_boltdb_shipper_retention_sweeper_marker_file_processing_current_time",
+                "Unix timestamp since which the first of these files waits; 0 without any.",
             )?,
             rounds: r.counters(
                 "loki_compactor_apply_retention_operation_total",
