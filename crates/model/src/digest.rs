@@ -41,6 +41,12 @@ impl Digest {
         self.sum = self.sum.wrapping_add(hash.0);
     }
 
+    /// Takes away the entries of a part of the set.
+    pub fn take_away(&mut self, part: &Digest) {
+        self.count = self.count.wrapping_sub(part.count);
+        self.sum = self.sum.wrapping_sub(part.sum);
+    }
+
     /// Adds the entries of a disjoint set.
     pub fn merge(&mut self, other: &Digest) {
         self.count += other.count;
@@ -64,8 +70,11 @@ mod tests {
             let cut = cut.min(hashes.len());
             hashes[cut..].iter().rev().for_each(|h| a.add(*h));
             hashes[..cut].iter().for_each(|h| b.add(*h));
+            let alone = a;
             a.merge(&b);
             prop_assert_eq!(a, all);
+            a.take_away(&b);
+            prop_assert_eq!(a, alone);
         }
     }
 

@@ -272,9 +272,14 @@ impl BlockMeta {
         self.groups[number].first_row..end
     }
 
+    /// The number of the row group that holds `row`.
+    pub(crate) fn number_of_group(&self, row: u32) -> usize {
+        self.groups.partition_point(|g| g.first_row <= row) - 1
+    }
+
     /// The row group that holds `row`.
     pub(crate) fn group_of_row(&self, row: u32) -> &Group {
-        &self.groups[self.groups.partition_point(|g| g.first_row <= row) - 1]
+        &self.groups[self.number_of_group(row)]
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use skald_model::{Labels, LabelsRef, StreamId, TimeRange, Timestamp};
 
 use super::fetch::FetchPlan;
-use super::window::{Part, Wanted, Window};
+use super::window::{Part, Standing, Wanted, Window};
 use super::{KeepStream, Kept, KeptRows, MergeOptions, MergeStats};
 use crate::block::columns::ScanBuffers;
 use crate::block::error::Result;
@@ -27,7 +27,7 @@ pub(super) trait Sink {
     fn row(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>) -> Result<bool>;
 
     /// A row did not stay.
-    fn gone(&mut self) {}
+    fn gone(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>);
 
     /// Whether no more rows should come for now.
     fn is_full(&self) -> bool;
@@ -39,10 +39,12 @@ pub(super) struct Segment {
     pub(super) id: StreamId,
     /// The stream's number in the block.
     pub(super) ordinal: u32,
-    /// The whole stream, if it stays and has rows outside of the window.
+    /// What there was of the stream, if it has rows outside of the window, and that tells what is left.
     pub(super) whole: Option<StreamPart>,
-    /// Whether it has any there.
-    pub(super) crosses: bool,
+    /// Whether it has rows there, and how it stands then.
+    pub(super) crossing: Option<Standing>,
+    /// How many rows the window has of it.
+    pub(super) in_window: u32,
     rows: Range<u32>,
     /// Whether some of the rows may lie outside of the times wanted.
     timed: bool,
@@ -71,6 +73,8 @@ pub(super) struct Cursor {
     reader: StreamReader,
     /// For keys that were asked about, the line pages that may hold what passes.
     probed: Vec<(Arc<FilterKeys>, PageSet)>,
+    /// How the stream stands that was asked about last, of those that do not lie in one window.
+    standing: Option<(u32, Standing)>,
     /// The next stream that was not looked at.
     next: u32,
     /// The streams from the current one on that were.
@@ -94,6 +98,7 @@ impl Cursor {
             fetch_bytes: options.fetch_bytes,
             reader: StreamReader::default(),
             probed: Vec::new(),
+            standing: None,
             next: 0,
             ahead: VecDeque::new(),
             row: 0,
@@ -175,20 +180,22 @@ impl Cursor {
                 continue;
             }
             let timed = !self.range.covers(extent.min_ts, extent.max_ts) && self.range != TimeRange::ALL;
-            let (whole, crosses) = (part.crossing_whole(), part.crosses());
-            if let (Wanted::Unknown, false, Kept::Rows(KeptRows { gone: Some(keys), .. })) =
-                (self.window.wanted, crosses, &part.kept)
+            let (whole, crossing, in_window) = (part.crossing_whole(), part.crossing, part.rows.len() as u32);
+            let segment = |info: &StreamInfo, rows, kept| {
+                let (labels, id) = (info.labels.clone(), info.id);
+                Segment { labels, id, ordinal, whole, crossing, in_window, rows, timed, kept }
+            };
+            if self.window.wanted == Wanted::Unknown
+                && let Some(pieces) = self.pieces(&part)
             {
-                let (info, keys) = (part.info, keys.clone());
-                for rows in self.pages_with(&part.rows, &keys) {
-                    let kept = self.keep(&info, info.min_ts, info.max_ts);
-                    let (labels, id) = (info.labels.clone(), info.id);
-                    self.ahead.push_back(Segment { labels, id, ordinal, whole, crosses, rows, timed, kept });
+                for rows in pieces {
+                    let kept = self.keep(&part.info, part.info.min_ts, part.info.max_ts);
+                    self.ahead.push_back(segment(&part.info, rows, kept));
                 }
                 return Ok(true);
             }
-            let Part { info: StreamInfo { labels, id, .. }, rows, kept, .. } = part;
-            self.ahead.push_back(Segment { labels, id, ordinal, whole, crosses, rows, timed, kept });
+            let Part { info, rows, kept, .. } = part;
+            self.ahead.push_back(segment(&info, rows, kept));
             return Ok(true);
         }
         Ok(false)
@@ -201,9 +208,63 @@ impl Cursor {
         let crosses = rows != info.rows;
         let (min_ts, max_ts) = if crosses { self.times(&info, &rows) } else { (info.min_ts, info.max_ts) };
         let kept = self.keep_rows(&info, &rows, min_ts, max_ts);
-        let whole = matches!(kept, Kept::All)
-            && (!crosses || matches!(self.keep_rows(&info, &info.rows, info.min_ts, info.max_ts), Kept::All));
-        Ok(Part { info, rows, kept, whole })
+        let crossing = crosses.then(|| self.standing(ordinal, &info));
+        Ok(Part { info, rows, kept, crossing })
+    }
+
+    /// How a stream stands that has rows in several row groups.
+    fn standing(&mut self, ordinal: u32, info: &StreamInfo) -> Standing {
+        if let Some((known, standing)) = self.standing
+            && known == ordinal
+        {
+            return standing;
+        }
+        let standing = match self.keep_rows(info, &info.rows, info.min_ts, info.max_ts) {
+            Kept::All => Standing::Whole,
+            Kept::Nothing => Standing::Counted,
+            Kept::Rows(_) if self.any_group_goes(info) => Standing::Counted,
+            Kept::Rows(_) => Standing::Less,
+        };
+        self.standing = Some((ordinal, standing));
+        standing
+    }
+
+    /// Whether nothing stays of what some row group has of a stream.
+    fn any_group_goes(&mut self, info: &StreamInfo) -> bool {
+        let mut row = info.rows.start;
+        while row < info.rows.end {
+            let end = self.meta.rows_of_group(self.meta.number_of_group(row)).end.min(info.rows.end);
+            let (min_ts, max_ts) = self.times(info, &(row..end));
+            if matches!(self.keep(info, min_ts, max_ts), Kept::Nothing) {
+                return true;
+            }
+            row = end;
+        }
+        false
+    }
+
+    /// Which rows of a part are to be read to know whether all of them stay, if that need not be all: those that may go, and
+    /// for what is left of a stream with rows elsewhere the first and the last one, for their times.
+    fn pieces(&mut self, part: &Part) -> Option<Vec<Range<u32>>> {
+        let mut pieces = match &part.kept {
+            _ if part.crossing == Some(Standing::Counted) => return None,
+            Kept::Rows(KeptRows { gone: Some(keys), .. }) => {
+                let keys = keys.clone();
+                self.pages_with(&part.rows, &keys)
+            }
+            Kept::Rows(_) | Kept::Nothing => return None,
+            Kept::All => Vec::new(),
+        };
+        if part.crossing.is_some() {
+            let Range { start, end } = part.rows;
+            if pieces.first().is_none_or(|first| first.start > start) {
+                pieces.insert(0, start..start + 1);
+            }
+            if pieces.last().is_none_or(|last| last.end < end) {
+                pieces.push(end - 1..end);
+            }
+        }
+        Some(pieces)
     }
 
     /// What stays of some rows of a stream, as far as the block's filters tell.
@@ -375,7 +436,7 @@ impl Cursor {
                 && !keep.keep(*ts, line, metadata)
             {
                 stats.removed += 1;
-                sink.gone();
+                sink.gone(*ts, line, metadata);
                 continue;
             }
             match sink.row(*ts, line, metadata)? {

@@ -38,8 +38,10 @@ pub(super) struct Output {
 struct Stream {
     labels: Labels,
     id: StreamId,
-    /// What there will be of it in all, if that is known.
+    /// What there was of it in all, if that tells what there will be.
     whole: Option<StreamPart>,
+    /// What does not come of that.
+    gone: StreamPart,
 }
 
 /// A block in the making.
@@ -137,13 +139,20 @@ impl Output {
         self.steps.pop_front()
     }
 
-    /// The rows to come are of another stream. If `whole` tells what there will be of it in all, its rows go into one block as
-    /// they come.
+    /// The rows to come are of another stream. If `whole` tells what there was of it in all, its rows go into one block as
+    /// they come, and those that do not stay are told.
     pub(super) fn turn_to(&mut self, labels: Labels, id: StreamId, whole: Option<StreamPart>) {
-        self.stream = Some(Stream { labels, id, whole });
+        self.leave_stream();
+        self.stream = Some(Stream { labels, id, whole, gone: StreamPart::default() });
         self.seen.clear();
-        if let Some(writing) = &mut self.writer {
-            writing.in_stream = false;
+    }
+
+    /// No more rows of the current stream come into the block in the making.
+    fn leave_stream(&mut self) {
+        let Some(writing) = self.writer.as_mut().filter(|w| w.in_stream) else { return };
+        writing.in_stream = false;
+        if let Some(stream) = self.stream.as_ref().filter(|s| s.gone.rows > 0) {
+            writing.writer.tell_gone(&stream.gone);
         }
     }
 
@@ -156,7 +165,7 @@ impl Output {
     fn writing_in_stream(&mut self) -> Result<&mut Writing> {
         let writing = Writing::of(&mut self.writer, &self.block)?;
         if !writing.in_stream
-            && let Some(Stream { labels, id, whole }) = &self.stream
+            && let Some(Stream { labels, id, whole, .. }) = &self.stream
         {
             writing.writer.begin_stream(labels, *id)?;
             if let Some(whole) = whole {
@@ -207,6 +216,7 @@ impl Output {
 
     /// Completes the block in the making, if there is one.
     pub(super) fn finish(&mut self) -> Result<()> {
+        self.leave_stream();
         let Some(Writing { mut writer, stream_ids, rows, .. }) = self.writer.take() else { return Ok(()) };
         if rows > 0 {
             writer.set_pushes(std::mem::take(&mut self.pushes));
@@ -229,11 +239,14 @@ impl Sink for Output {
     /// Writes a row of the current stream. Times do not go back.
     #[inline]
     fn row(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>) -> Result<bool> {
-        let hash = EntryHash::of(timestamp, line, metadata);
+        let mut hash = EntryHash(0);
         let later = timestamp != self.seen.at;
-        let is_new = self.seen.insert(timestamp, hash);
-        if !is_new && self.stream.as_ref().is_none_or(|s| s.whole.is_none()) {
-            return Ok(false);
+        // What was told of the whole counts equal rows, and needs no hash.
+        if self.stream.as_ref().is_none_or(|s| s.whole.is_none()) {
+            hash = EntryHash::of(timestamp, line, metadata);
+            if !self.seen.insert(timestamp, hash) {
+                return Ok(false);
+            }
         }
         if self.writer.as_ref().is_some_and(|w| self.is_over(w, later)) {
             self.finish()?;
@@ -249,6 +262,12 @@ impl Sink for Output {
             writing.is_heavy = writing.writer.memory_bytes() >= writer_bytes;
         }
         Ok(true)
+    }
+
+    fn gone(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>) {
+        if let Some(stream) = self.stream.as_mut().filter(|s| s.whole.is_some()) {
+            stream.gone.row(timestamp, line, metadata, EntryHash::of(timestamp, line, metadata));
+        }
     }
 
     /// Whether bytes have to be taken away before more rows come.

@@ -12,7 +12,7 @@ use skald_model::{EntryHash, LabelsRef, Timestamp};
 
 use super::cursor::{Cursor, Head, Sink};
 use super::output::Output;
-use super::window::{Wanted, Window};
+use super::window::{Standing, Wanted, Window};
 use super::{KeepStream, Kept, MergeOptions, MergeStats, MergeStep, Rewriting};
 use crate::block::error::{Result, corrupt};
 use crate::block::fetched::Fetched;
@@ -102,8 +102,8 @@ struct Look {
     plan: Plan,
     /// The number of the stream that is.
     stream: Option<u32>,
-    /// Whether its rows are counted.
-    counts: bool,
+    /// What is to be known of it, if it has rows in other row groups.
+    crossing: Option<Standing>,
     /// Of each stream looked at that has rows in other row groups: its number and what is here.
     parts: Vec<(u32, StreamPart)>,
     any_gone: bool,
@@ -118,15 +118,20 @@ struct Copying {
 
 impl Sink for Look {
     fn row(&mut self, timestamp: Timestamp, line: &[u8], metadata: LabelsRef<'_>) -> Result<bool> {
-        if self.counts
+        if let Some(standing) = self.crossing
             && let Some((_, part)) = self.parts.last_mut()
         {
-            part.row(timestamp, line, metadata, EntryHash::of(timestamp, line, metadata));
+            match standing {
+                Standing::Counted => {
+                    part.row(timestamp, line, metadata, EntryHash::of(timestamp, line, metadata));
+                }
+                Standing::Less | Standing::Whole => part.time(timestamp),
+            }
         }
         Ok(true)
     }
 
-    fn gone(&mut self) {
+    fn gone(&mut self, _: Timestamp, _: &[u8], _: LabelsRef<'_>) {
         self.any_gone = true;
     }
 
@@ -240,7 +245,7 @@ impl Prune {
             _ if copies || self.checks => {
                 cursor.turn_to(Window { wanted: Wanted::Unknown, ..window.clone() });
                 let (plan, parts) = (Plan { number, window, how: stays() }, Vec::new());
-                self.doing = Doing::Look(Look { plan, stream: None, counts: false, parts, any_gone: false });
+                self.doing = Doing::Look(Look { plan, stream: None, crossing: None, parts, any_gone: false });
                 return Ok(None);
             }
             _ => (How::Write, true),
@@ -275,9 +280,11 @@ impl Prune {
             return Ok(None);
         };
         if look.stream.replace(segment.ordinal) != Some(segment.ordinal) {
-            look.counts = segment.crosses;
-            if segment.crosses {
-                look.parts.push((segment.ordinal, StreamPart::default()));
+            look.crossing = segment.crossing;
+            match segment.crossing {
+                None => {}
+                Some(Standing::Counted) => look.parts.push((segment.ordinal, StreamPart::default())),
+                Some(_) => look.parts.push((segment.ordinal, StreamPart::of_rows(segment.in_window))),
             }
         }
         match cursor.head()? {
@@ -338,7 +345,7 @@ impl Prune {
             row = part.rows.end;
             let here = match parts.iter().find(|(number, _)| *number == ordinal) {
                 Some((_, part)) => *part,
-                None if part.crosses() => StreamPart::of_rows(part.rows.len() as u32),
+                None if part.crossing.is_some() => StreamPart::of_rows(part.rows.len() as u32),
                 None => StreamPart::of(&part.info),
             };
             if self.stream.replace(ordinal) != Some(ordinal) {

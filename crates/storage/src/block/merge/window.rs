@@ -27,28 +27,37 @@ pub(super) enum Wanted {
     Unknown,
 }
 
+/// How a stream stands that has rows outside of a window, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// All of it stays.
+    Whole,
+    /// Of each row group rows may stay: what is left of the stream is what there was without the rows that go, which are all
+    /// read.
+    Less,
+    /// Whole row groups of it go unread: what is left has to be counted.
+    Counted,
+}
+
 /// What a block has of a stream in a window.
 pub(super) struct Part {
     pub(super) info: StreamInfo,
     pub(super) rows: Range<u32>,
     pub(super) kept: Kept,
-    /// Whether every row of the stream stays, also of those outside of the window.
-    pub(super) whole: bool,
+    /// Whether the stream has rows outside of the window, and how it stands then.
+    pub(super) crossing: Option<Standing>,
 }
 
 impl Part {
-    /// Whether the stream has rows outside of the window.
-    pub(super) fn crosses(&self) -> bool {
-        self.rows != self.info.rows
-    }
-
-    /// The whole stream, if it stays and has rows outside of the window.
+    /// What there was of the stream, if it has rows outside of the window, and that tells what is left.
     pub(super) fn crossing_whole(&self) -> Option<StreamPart> {
-        (self.whole && self.crosses()).then(|| StreamPart::of(&self.info))
+        let tells = matches!(self.crossing, Some(Standing::Whole | Standing::Less));
+        tells.then(|| StreamPart::of(&self.info))
     }
 
     /// Whether rows have to be read, even if all of them stay.
     pub(super) fn is_unknown(&self) -> bool {
-        matches!(self.kept, Kept::Rows(_)) || (self.crosses() && !self.whole)
+        matches!(self.kept, Kept::Rows(_))
+            || matches!(self.crossing, Some(Standing::Less | Standing::Counted))
     }
 }

@@ -47,11 +47,18 @@ impl<W: Write> BlockWriter<W> {
         Ok(())
     }
 
-    /// Says what there is of the stream begun last in all, so that [`BlockWriter::copied_rows`] need not tell more than the
-    /// number of rows.
+    /// Says what there was of the stream begun last in all. So hashes of its rows do not count, and of those copied the number
+    /// is enough; if some are [gone](BlockWriter::tell_gone), the times too.
     pub(crate) fn tell_whole(&mut self, whole: StreamPart) {
         if let Some(stream) = &mut self.stream {
             stream.whole = Some(whole);
+        }
+    }
+
+    /// Says which rows of the stream begun last, of which was told what there was in all, do not come.
+    pub(crate) fn tell_gone(&mut self, gone: &StreamPart) {
+        if let Some(stream) = &mut self.stream {
+            stream.whole = stream.whole.map(|whole| whole.without(gone, &stream.part));
         }
     }
 

@@ -60,11 +60,26 @@ impl StreamPart {
         hash: EntryHash,
     ) {
         self.rows += 1;
-        self.min_ts = self.min_ts.min(timestamp);
-        self.max_ts = self.max_ts.max(timestamp);
+        self.time(timestamp);
         self.bytes += line.len() as u64;
         self.metadata_bytes += metadata_text_bytes(metadata);
         self.digest.add(hash);
+    }
+
+    /// Takes note of the time of a row that is counted elsewhere.
+    #[inline]
+    pub(crate) fn time(&mut self, timestamp: Timestamp) {
+        self.min_ts = self.min_ts.min(timestamp);
+        self.max_ts = self.max_ts.max(timestamp);
+    }
+
+    /// What is left without some of the rows, but for the times, which are to be those of `left`.
+    pub(crate) fn without(mut self, gone: &Self, left: &Self) -> Self {
+        self.rows = self.rows.saturating_sub(gone.rows);
+        self.bytes = self.bytes.saturating_sub(gone.bytes);
+        self.metadata_bytes = self.metadata_bytes.saturating_sub(gone.metadata_bytes);
+        self.digest.take_away(&gone.digest);
+        Self { min_ts: left.min_ts, max_ts: left.max_ts, ..self }
     }
 
     /// Adds other rows.
