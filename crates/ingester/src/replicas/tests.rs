@@ -39,11 +39,19 @@ struct Cluster {
     nodes: Vec<Option<Node>>,
     sequence: u64,
     pushed: BTreeSet<Entry>,
+    /// How far the clock goes on in five milliseconds, while members flush.
+    pace: i64,
 }
 
+/// So fast that a replica which is kept from its work for a moment may find that another one has taken it over.
+const FAST: i64 = SECOND / 4;
+/// So slow that nobody takes over from a replica that lives.
+const SLOW: i64 = SECOND / 50;
+
 impl Cluster {
-    async fn start(members: usize) -> Self {
+    async fn start(members: usize, pace: i64) -> Self {
         let mut cluster = Self {
+            pace,
             table: Arc::default(),
             clock: ManualClock::new(START),
             dirs: (0..members).map(|_| tempfile::tempdir().unwrap()).collect(),
@@ -98,7 +106,7 @@ impl Cluster {
         let time = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                self.clock.set(self.clock.now() + SECOND / 4);
+                self.clock.set(self.clock.now() + self.pace);
             }
         };
         tokio::select! {
@@ -157,7 +165,7 @@ async fn push_to_each(cluster: &mut Cluster, to: &[usize], n: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_copies_in_memory_are_one_in_the_table() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start(3, SLOW).await;
     for n in 0..20 {
         push_to_each(&mut cluster, &ALL, n).await;
     }
@@ -173,7 +181,7 @@ async fn three_copies_in_memory_are_one_in_the_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_writer_did_not_write_others_do() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start(3, SLOW).await;
     for n in 0..10 {
         push_to_each(&mut cluster, &ALL, n).await;
     }
@@ -190,7 +198,7 @@ async fn what_a_dead_writer_did_not_write_others_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_writer_did_not_get_is_written_by_those_who_did() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start(3, SLOW).await;
     push_to_each(&mut cluster, &ALL, 0).await;
     push_to_each(&mut cluster, &[0, 2], 1).await;
     push_to_each(&mut cluster, &[1, 2], 2).await;
@@ -204,7 +212,7 @@ async fn what_a_writer_did_not_get_is_written_by_those_who_did() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_does_not_let_go_before_the_table_has_what_it_holds() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start(3, FAST).await;
     push_to_each(&mut cluster, &ALL, 0).await;
     // Time stands still, so nobody takes over.
     let node = cluster.nodes[0].as_ref().unwrap();
@@ -242,7 +250,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut cluster = Cluster::start(3).await;
+            let mut cluster = Cluster::start(3, FAST).await;
             for (n, (what, member, streams)) in steps.into_iter().enumerate() {
                 match what {
                     0..=4 => {
