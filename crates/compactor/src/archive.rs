@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use skald_model::{LabelsRef, TenantId, Timestamp};
-use skald_storage::rewrite::{Keep, Kept, RewriteOptions, rewrite_into};
+use skald_storage::rewrite::{Keep, Kept, RewriteOptions, block_name, rewrite_into};
 use skald_storage::table::{self, BlockEntry, BlockOrigin, Catalog, NewBlock, Snapshot, block_path};
 use tokio::time::Instant;
 
@@ -84,10 +84,7 @@ impl Compactor {
         if copies.is_empty() {
             return Ok(None);
         }
-        let patience = self.config.commit_patience();
-        if begun.elapsed() > patience {
-            return Err(table::Error::TooSlow { tenant: tenant.clone(), limit: patience });
-        }
+        self.check_time(tenant, begun)?;
         Outbox::new(archive, tenant).put(snapshot, &copies).await.map(Some)
     }
 
@@ -102,9 +99,8 @@ impl Compactor {
         let keep = match how {
             Archived::Whole => {
                 // A name of this call alone: the file is garbage if the commit loses.
-                let (received, call) = (block.origin.received_min, skald_runtime::random());
-                let name = format!("{received}-{writer}-c{}-{call:016x}-0000", block.origin.level);
-                let path = block_path(block.date, &name);
+                let origin = BlockOrigin { writer: writer.clone(), ..block.origin.clone() };
+                let path = block_path(block.date, &block_name(&origin, skald_runtime::random(), 0));
                 return Ok(vec![catalog.copy_block(tenant, block, archive, &path).await?]);
             }
             Archived::Rows(keep) => keep,

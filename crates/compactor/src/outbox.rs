@@ -12,6 +12,7 @@ use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use skald_model::TenantId;
+use skald_storage::store::{delete_if_there, read_if_there};
 use skald_storage::table::{Catalog, CopiesCommit, Error, NewBlock, Result, Snapshot};
 
 use crate::Compactor;
@@ -45,21 +46,15 @@ impl<'a> Outbox<'a> {
     }
 
     async fn get(&self, number: i64) -> Result<Option<Vec<NewBlock>>> {
-        let read = async { self.store().get(&self.place(number)).await?.bytes().await };
-        match read.await {
-            Ok(text) => {
-                serde_json::from_slice(&text).map(Some).map_err(|e| self.damaged(number, &e.to_string()))
-            }
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(self.failed("read what is to be archived", e)),
-        }
+        let text = read_if_there(self.store(), &self.place(number)).await;
+        let text = text.map_err(|e| self.failed("read what is to be archived", e))?;
+        let parse = |text| serde_json::from_slice(text).map_err(|e| self.damaged(number, &e.to_string()));
+        text.as_deref().map(parse).transpose()
     }
 
     async fn remove(&self, place: &Path) -> Result<()> {
-        match self.store().delete(place).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(self.failed("remove the list of what was archived", e)),
-        }
+        let removed = delete_if_there(self.store(), place).await;
+        removed.map_err(|e| self.failed("remove the list of what was archived", e))
     }
 
     /// Removes lists that were written before second `before` and that the table, as it is in `snapshot`, does not note:

@@ -14,6 +14,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::{Deserialize, Serialize};
 use skald_model::{Result, TenantId};
+use skald_storage::store::read_if_there;
 use skald_storage::table::{Catalog, DataFile};
 use tokio::time::Instant;
 
@@ -110,9 +111,10 @@ pub async fn vacuum(
         written.map_err(|e| failed("write the vacuum's marks", tenant, &e))?;
     }
     let going: BTreeSet<&str> = over.iter().map(|f| f.path.as_str()).collect();
-    let waiting = || after.files.iter().filter(|(path, _)| !going.contains(path.as_str()));
-    let since = waiting().map(|(_, since)| *since).min();
-    let mut done = Vacuumed { waiting: waiting().count() as u64, since, ..Vacuumed::default() };
+    let waiting = after.files.iter().filter(|(path, _)| !going.contains(path.as_str()));
+    let since = waiting.map(|(_, since)| *since).min();
+    let mut done =
+        Vacuumed { waiting: (after.files.len() - over.len()) as u64, since, ..Vacuumed::default() };
     if over.is_empty() {
         return Ok(done);
     }
@@ -131,11 +133,7 @@ pub async fn vacuum(
 
 /// Marks that cannot be read are none: then files stay longer.
 async fn read_marks(store: &dyn ObjectStore, at: &Path) -> object_store::Result<Marks> {
-    let text = match store.get(at).await {
-        Ok(found) => found.bytes().await?,
-        Err(object_store::Error::NotFound { .. }) => return Ok(Marks::default()),
-        Err(error) => return Err(error),
-    };
+    let Some(text) = read_if_there(store, at).await? else { return Ok(Marks::default()) };
     Ok(serde_json::from_slice(&text).unwrap_or_else(|error| {
         tracing::warn!(%at, %error, "the vacuum's marks are damaged; it begins anew");
         Marks::default()

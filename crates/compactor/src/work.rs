@@ -226,6 +226,15 @@ impl Compactor {
         Ok(committed.snapshot)
     }
 
+    /// Whether what was uploaded since `begun` may still be committed.
+    pub(crate) fn check_time(&self, tenant: &TenantId, begun: Instant) -> table::Result<()> {
+        let limit = self.config.commit_patience();
+        match begun.elapsed() > limit {
+            true => Err(table::Error::TooSlow { tenant: tenant.clone(), limit }),
+            false => Ok(()),
+        }
+    }
+
     /// Rewrites and commits.
     async fn carry_out(
         &self,
@@ -238,10 +247,9 @@ impl Compactor {
         let Task { reason, runs, options } = task;
         let note = self.stage(tenant, snapshot, runs.iter().flatten(), &*removals.archived).await?;
         let written = rewrite(catalog, tenant, &runs, &removals.keep, &options).await?;
-        let patience = self.config.commit_patience();
-        if begun.elapsed() > patience {
+        if let Err(slow) = self.check_time(tenant, begun) {
             catalog.discard(tenant, &written.blocks).await;
-            return Err(table::Error::TooSlow { tenant: tenant.clone(), limit: patience });
+            return Err(slow);
         }
         if let Some(block) = written.unchanged {
             return self.applied(tenant, snapshot, block, begun).await;

@@ -1,6 +1,6 @@
 //! The instruments of the distributor, with Loki's names.
 
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Registry};
 use skald_model::{Push, TenantId};
 use skald_runtime::Instruments;
 
@@ -20,11 +20,8 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let r = Instruments(registry);
-        let discarded = |name, help| {
-            // Ingesters count under the same name in the same process.
-            let options = Opts::new(name, help).const_label("component", "distributor");
-            r.add(IntCounterVec::new(options, &["reason", "tenant"])?)
-        };
+        // Ingesters count under the same name in the same process.
+        let discarded = |name, help| r.counters_of("distributor", name, help, &["reason", "tenant"]);
         Ok(Self {
             bytes_received: r.counters(
                 "loki_distributor_bytes_received_total",

@@ -1,6 +1,6 @@
 //! All instruments of this crate. Where Loki has the thing, the name is Loki's.
 
-use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use skald_runtime::Instruments;
 
 /// Instruments of the ingester.
@@ -185,8 +185,7 @@ impl WalMetrics {
 
 /// By reason and tenant. Distributors count under the same name in the same process.
 fn discarded(r: &Instruments<'_>, name: &str, help: &str) -> prometheus::Result<IntCounterVec> {
-    let options = Opts::new(name, help).const_label("component", "ingester");
-    r.add(IntCounterVec::new(options, &["reason", "tenant"])?)
+    r.counters_of("ingester", name, help, &["reason", "tenant"])
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use skald_model::{Error, Result, TenantId, Timestamp};
+use skald_storage::store::delete_if_there;
 use skald_storage::table::{Catalog, Snapshot};
 
 use crate::removals::Delete;
@@ -171,9 +172,8 @@ impl DeleteLists {
     async fn forget(&self, tenant: &TenantId, generation: u64) {
         let Some(old) = generation.checked_sub(KEPT).filter(|g| *g > 0) else { return };
         let location = self.location(tenant, old);
-        match self.catalog.store().delete(&location).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => tracing::warn!(%tenant, %location, %error, "failed to remove old delete requests"),
+        if let Err(error) = delete_if_there(self.catalog.store(), &location).await {
+            tracing::warn!(%tenant, %location, %error, "failed to remove old delete requests");
         }
     }
 

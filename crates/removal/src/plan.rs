@@ -90,10 +90,7 @@ pub async fn plan(catalog: &Catalog, tenant: &TenantId, limits: &Limits, now: Ti
     for entry in snapshot.blocks.iter() {
         if sized.block(entry) == Concern::Whole {
             let counted = shares.entry(by_size).or_default();
-            for_streams(catalog, tenant, entry, |stream| {
-                counted.add(&stream, u64::from(stream.rows.end - stream.rows.start), stream.bytes);
-            })
-            .await?;
+            for_streams(catalog, tenant, entry, |stream| counted.add_all(&stream)).await?;
             plan.whole_blocks += 1;
             plan.whole_bytes += entry.size();
             continue;
@@ -146,6 +143,10 @@ struct Counted {
 }
 
 impl Counted {
+    fn add_all(&mut self, stream: &StreamInfo) {
+        self.add(stream, stream.rows.len() as u64, stream.bytes);
+    }
+
     fn add(&mut self, stream: &StreamInfo, entries: u64, bytes: u64) {
         self.streams.insert(stream.id);
         self.entries += entries;
@@ -208,14 +209,14 @@ async fn add_streams(
         some = true;
         let goes_whole = stream.max_ts < cutoff;
         all &= goes_whole;
-        let (rows, bytes) = (u64::from(stream.rows.end - stream.rows.start), stream.bytes);
         let counted = shares.entry(number).or_default();
         if goes_whole {
-            counted.add(&stream, rows, bytes);
+            counted.add_all(&stream);
         } else {
             // Its first entry goes, its last one stays.
+            let rows = stream.rows.len() as u64;
             let entries = before(rows, &stream, cutoff).clamp(1, (rows - 1).max(1));
-            counted.add(&stream, entries, before(bytes, &stream, cutoff));
+            counted.add(&stream, entries, before(stream.bytes, &stream, cutoff));
         }
     })
     .await?;

@@ -27,6 +27,18 @@ impl Instruments<'_> {
         self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
+    /// The same of a part of the process, for a name that several parts count under.
+    pub fn counters_of(
+        &self,
+        component: &str,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec> {
+        let options = Opts::new(name, help).const_label("component", component);
+        self.add(IntCounterVec::new(options, labels)?)
+    }
+
     /// A whole number.
     pub fn gauge(&self, name: &str, help: &str) -> Result<IntGauge> {
         self.add(IntGauge::new(name, help)?)

@@ -12,6 +12,8 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::store::{delete_if_there, read_if_there};
+
 /// The outcome of a request to the store.
 pub type Result<T> = object_store::Result<T>;
 
@@ -58,19 +60,13 @@ impl Registry {
 
     /// Takes the ingester called `name` out; nothing happens if it is not there.
     pub async fn deregister(&self, name: &str) -> Result<()> {
-        match self.store.delete(&path(name)).await {
-            Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
-            Err(error) => Err(error),
-        }
+        delete_if_there(&self.store, &path(name)).await
     }
 
     /// The entry of `name`.
     pub async fn find(&self, name: &str) -> Result<Option<Registration>> {
-        match self.store.get(&path(name)).await {
-            Ok(found) => Ok(Some(parse(name, &found.bytes().await?))),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let text = read_if_there(&self.store, &path(name)).await?;
+        Ok(text.map(|text| parse(name, &text)))
     }
 
     /// Everybody who is registered, by name. Costs one request to list, and one for each entry that is new.

@@ -25,8 +25,8 @@ impl Archive {
         &self.place
     }
 
-    /// What a command of the program prints that works on the archive's tables.
-    pub(super) fn command(&self, arguments: &[&str]) -> Result<String> {
-        self.setup.command(arguments)
+    /// For commands that work on the archive's tables.
+    pub(super) fn tool(&self) -> &Setup {
+        &self.setup
     }
 }

@@ -245,9 +245,9 @@ impl Members {
         Ok(())
     }
 
-    /// What a command of the program prints that works on the tables without a server, with a compactor's configuration.
-    pub(super) fn command(&self, arguments: &[&str]) -> Result<String> {
-        self.compactors[0].setup.command(arguments)
+    /// For commands that work on the tables without a server: a compactor's configuration.
+    pub(super) fn tool(&self) -> &Setup {
+        &self.compactors[0].setup
     }
 }
 

@@ -17,7 +17,7 @@ mod pusher;
 mod table;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -30,7 +30,7 @@ use self::deleter::Rounds;
 use self::expirer::Expiring;
 use self::members::{Members, Plan};
 use self::pusher::Pushed;
-use crate::python::{self, Reader};
+use crate::python::{self, Reader, Row};
 use crate::seaweed::Seaweed;
 use crate::server::Client;
 use crate::{clock, table_test, workspace};
@@ -69,9 +69,6 @@ limits_config:
   ingestion_burst_size_mb: 1000
   max_entries_limit_per_query: 5000
 ";
-
-/// The command that reads every row of a table.
-const CHECK_ROWS: &[&str] = &["table", "check", "--rows"];
 
 /// Options of `cluster-test`.
 #[derive(clap::Args)]
@@ -218,6 +215,12 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(findings.is_empty())
 }
 
+/// All rows of the only table below `place`, as others read it.
+fn rows_of_table(place: &Path) -> Result<Vec<Row>> {
+    let table = table_test::find_table(place)?;
+    python::table_rows(Reader::Deltalake, &table, "true")?.context("the Python package went away")
+}
+
 /// With everything healed: counts from memory and from the table, and looks at the table as others do.
 fn finish(members: &mut Members, archive: &Archive, shared: &Shared, args: &Args) -> Result<()> {
     members.heal()?;
@@ -242,22 +245,17 @@ fn finish(members: &mut Members, archive: &Archive, shared: &Shared, args: &Args
     members.stop_all_but_compactors()?;
     table::come_to_rest(members, archive, shared)?;
     members.stop_all()?;
-    table::check("table", members.command(CHECK_ROWS), shared);
-    table::check("archive", archive.command(CHECK_ROWS), shared);
+    table::check("table", members.tool(), shared);
+    table::check("archive", archive.tool(), shared);
     if let Some(reason) = python::missing(&["deltalake"]) {
         println!("the table was not read by SQL: {reason} (pip install deltalake)");
         return Ok(());
     }
-    let table = table_test::find_table(archive.place())?;
-    let rows =
-        python::table_rows(Reader::Deltalake, &table, "true")?.context("the Python package went away")?;
-    expirer::check_archive(shared, &rows);
+    expirer::check_archive(shared, &rows_of_table(archive.place())?);
     if args.s3 {
         return Ok(());
     }
-    let table = table_test::find_table(&members.tables())?;
-    let rows =
-        python::table_rows(Reader::Deltalake, &table, "true")?.context("the Python package went away")?;
+    let rows = rows_of_table(&members.tables())?;
     let (deleted, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.labels["job"] == "deleted");
     let (least, most) = shared.rounds.left();
     let left: BTreeSet<_> = deleted.iter().map(|r| (r.labels.to_string(), r.entry.timestamp)).collect();

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use super::Shared;
 use super::archive::Archive;
 use super::members::Members;
+use crate::server::Setup;
 
 /// Longer than this compactors should not find anything to do: blocks with lists of pushes wait half a minute before they are
 /// merged, and files wait for `retention_delete_delay` after that.
@@ -18,9 +19,9 @@ const REST: Duration = Duration::from_secs(120);
 pub(super) fn come_to_rest(members: &Members, archive: &Archive, shared: &Shared) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let checked = members.command(&["table", "check"])?;
-        let archived = archive.command(&["table", "check"])?;
-        let plan = members.command(&["retention", "plan"])?;
+        let checked = members.tool().command(&["table", "check"])?;
+        let archived = archive.tool().command(&["table", "check"])?;
+        let plan = members.tool().command(&["retention", "plan"])?;
         if orphans(&checked)? == 0 && orphans(&archived)? == 0 && plan.contains("nothing would go") {
             println!("cluster-test: nothing is left over after {:.0} s", begun.elapsed().as_secs_f64());
             return Ok(());
@@ -44,11 +45,11 @@ fn orphans(checked: &str) -> Result<u64> {
     }
 }
 
-/// What a check of all rows of a table says is printed, or is a finding.
-pub(super) fn check(what: &str, checked: Result<String>, shared: &Shared) {
-    match checked {
+/// What a check of all rows says is printed, or is a finding.
+pub(super) fn check(what: &str, tool: &Setup, shared: &Shared) {
+    match tool.check_table() {
         Ok(checked) => print!("cluster-test: {what}: {checked}"),
-        Err(error) => shared.find(format!("the {what} is not in good order: {error:#}")),
+        Err(error) => shared.find(format!("{what}: {error:#}")),
     }
 }
 

@@ -53,6 +53,12 @@ pub struct RewriteOptions {
     pub writer: String,
 }
 
+/// The name of a block that is written from others: the `number`th of a call, of which `call` is chosen at random.
+pub fn block_name(origin: &BlockOrigin, call: u64, number: usize) -> String {
+    let BlockOrigin { received_min, level, writer, .. } = origin;
+    format!("{received_min}-{writer}-c{level}-{call:016x}-{number:04}")
+}
+
 /// What a rewrite has written. No commit names it yet.
 #[derive(Clone, Debug, Default)]
 pub struct Rewritten {
@@ -278,8 +284,7 @@ impl Rewrite<'_> {
     }
 
     fn next_name(&self) -> String {
-        let (BlockOrigin { received_min, level, writer, .. }, id) = (&self.origin, self.id);
-        format!("{received_min}-{writer}-c{level}-{id:016x}-{:04}", self.done.blocks.len())
+        block_name(&self.origin, self.id, self.done.blocks.len())
     }
 
     fn add(&mut self, path: String, block: MergedBlock) {

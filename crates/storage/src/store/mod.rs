@@ -4,6 +4,7 @@
 //! it [`fault`] in tests, [`instrumented`] (one measurement per request that goes out) and [`retry`]. Callers
 //! see an `Arc<dyn ObjectStore>` and can't tell which.
 
+mod absent;
 mod buffers;
 mod config;
 mod error;
@@ -13,6 +14,7 @@ mod local;
 mod open;
 pub mod retry;
 
+pub use absent::{delete_if_there, read_if_there};
 pub use config::{AzureConfig, FilesystemConfig, GcsConfig, S3Config, Secret, StoreConfig};
 pub use error::{Error, Result};
 pub use open::open;

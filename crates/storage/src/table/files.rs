@@ -1,12 +1,13 @@
 //! The data files of a table as the store has them, whether a commit names them or not.
 
 use futures::TryStreamExt as _;
-use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use object_store::ObjectStore as _;
 use skald_model::TenantId;
 
 use super::catalog::Catalog;
 use super::error::Result;
 use super::log::LOG_FOLDER;
+use crate::store::delete_if_there;
 
 /// A data file in the folder of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,9 +47,7 @@ impl Catalog {
     /// Removes a data file for good. The caller knows that no version of the table that anybody needs names it, and that
     /// no commit under way will.
     pub async fn remove_file(&self, tenant: &TenantId, path: &str) -> Result<()> {
-        match self.store.delete(&self.location(tenant, path)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(self.table(tenant).failed("remove a file", e)),
-        }
+        let removed = delete_if_there(&self.store, &self.location(tenant, path)).await;
+        removed.map_err(|e| self.table(tenant).failed("remove a file", e))
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 use skald_model::TenantId;
 use tokio::time::Instant;
@@ -16,6 +16,7 @@ use super::checkpoint::{self, LastCheckpoint};
 use super::error::{Error, Result};
 use super::log::{self, LOG_FOLDER, LogFile, Replayed, Unacceptable, commit_path};
 use super::snapshot::{NO_VERSION, Snapshot};
+use crate::store::read_if_there;
 
 /// Commits read at the same time when there are many to catch up with.
 const FETCHES_MAX: usize = 16;
@@ -307,12 +308,7 @@ impl TenantTable {
     }
 
     async fn get(&self, path: &Path) -> Result<Option<Bytes>> {
-        let read = async { self.store.get(path).await?.bytes().await };
-        match read.await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(self.failed("read the table", e)),
-        }
+        read_if_there(&self.store, path).await.map_err(|e| self.failed("read the table", e))
     }
 
     pub(super) fn failed(&self, what: &'static str, source: object_store::Error) -> Error {

@@ -8,6 +8,7 @@ use skald_model::TenantId;
 use super::catalog::Catalog;
 use super::entry::NewBlock;
 use super::error::Result;
+use crate::store::delete_if_there;
 
 /// A block on its way to the store. It has no name there before [`BlockUpload::finish`].
 #[derive(Debug)]
@@ -40,11 +41,8 @@ impl Catalog {
     pub async fn discard(&self, tenant: &TenantId, blocks: &[NewBlock]) {
         for block in blocks {
             let location = self.location(tenant, &block.path);
-            match self.store.delete(&location).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => {
-                    tracing::debug!(%tenant, path = block.path, %error, "left an unused file to vacuum");
-                }
+            if let Err(error) = delete_if_there(&self.store, &location).await {
+                tracing::debug!(%tenant, path = block.path, %error, "left an unused file to vacuum");
             }
         }
     }

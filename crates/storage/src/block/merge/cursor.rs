@@ -248,10 +248,7 @@ impl Cursor {
     fn pieces(&mut self, part: &Part) -> Option<Vec<Range<u32>>> {
         let mut pieces = match &part.kept {
             _ if part.crossing == Some(Standing::Counted) => return None,
-            Kept::Rows(KeptRows { gone: Some(keys), .. }) => {
-                let keys = keys.clone();
-                self.pages_with(&part.rows, &keys)
-            }
+            Kept::Rows(KeptRows { gone: Some(keys), .. }) => self.pages_with(&part.rows, keys),
             Kept::Rows(_) | Kept::Nothing => return None,
             Kept::All => Vec::new(),
         };
